@@ -1,0 +1,203 @@
+"""The owner looks at one message at a time and decides its next step. It holds no state of its own but the timers and what is queued."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from controlplane.clock import Clock
+from controlplane.dispatch.outbox import Outbox
+from controlplane.dispatch.timers import Wheel
+from controlplane.domain.catalog import MessageClass, SenderType, UnknownPolicy
+from controlplane.domain.events import Event, Kind
+from controlplane.domain.message import Message, PartState
+from controlplane.routing import Router, RouteRequest
+from controlplane.store.book import Book, Fact
+
+__all__ = ["Owner"]
+
+_TICK_SECONDS = 0.25
+_LOOK_AGAIN_MS = 1_000
+_DOWN_SECONDS = 2.0
+_MAX_RESENDS = 5
+_SLICE = 2_000
+"""Messages looked at before the loop may do something else."""
+
+
+class Owner:
+    """One per node and epoch."""
+
+    def __init__(
+        self,
+        book: Book,
+        router: Router,
+        outboxes: Callable[[], dict[str, Outbox]],
+        clock: Clock,
+        *,
+        receipt_grace_seconds: int,
+    ) -> None:
+        self._book = book
+        self._router = router
+        self._outboxes = outboxes
+        self._clock = clock
+        self._grace_ms = receipt_grace_seconds * 1000
+        self._wheel = Wheel()
+        self._queued: set[str] = set()
+        self._unroutable: set[str] = set()
+        self._evacuated: dict[str, frozenset[str]] = {}
+        """Connector that is down → the connectors that were up when its queue was last routed anew."""
+
+    def on_event(self, message: Message, event: Event, *, own: bool) -> None:
+        """Book listener: what is new may change the next step."""
+        if event.kind is Kind.ACCEPTED or (event.kind is Kind.ADOPTED and own):
+            self._wheel.add(message.expires_at, message.mid)
+            self._wheel.add(message.expires_at + self._grace_ms, message.mid)
+            self.look(message.mid)
+
+    def landed(self, mid: str) -> None:
+        """A submit has its outcome."""
+        self.look(mid)
+
+    def unqueued(self, mid: str) -> None:
+        """An outbox took the message from its queue."""
+        self._queued.discard(mid)
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait in a queue of an outbox, or for a route."""
+        return len(self._queued) + len(self._unroutable)
+
+    def look(self, mid: str) -> None:
+        """Decide what this message needs now."""
+        message = self._book.get(mid)
+        if message is None or message.final:
+            self._unroutable.discard(mid)
+            return
+        now = self._clock.now_ms()
+        if mid in self._book.flying:
+            if now >= message.expires_at:
+                self._wheel.add(now + _LOOK_AGAIN_MS, mid)
+            return
+        states = {part.state for part in message.parts}
+        if PartState.PENDING in states:
+            self._look_pending(message, now)
+        elif now >= message.expires_at + self._grace_ms:
+            self._expire(message, "no_outcome" if PartState.UNKNOWN in states else "no_receipt")
+        elif PartState.UNKNOWN in states and self._resends(message, now):
+            self._resend(message)
+
+    def _look_pending(self, message: Message, now: int) -> None:
+        if now >= message.expires_at:
+            self._expire(message, "validity")
+            return
+        due = max(message.send_at, message.retry_at)
+        if due > now:
+            self._wheel.add(due, message.mid)
+        elif message.mid not in self._queued:
+            self._enqueue(message)
+
+    def _resends(self, message: Message, now: int) -> bool:
+        return (
+            message.unknown_policy == UnknownPolicy.RESEND
+            and message.attempt < _MAX_RESENDS
+            and now < message.expires_at
+        )
+
+    def _resend(self, message: Message) -> None:
+        unknown = [number for number, part in enumerate(message.parts, 1) if part.state is PartState.UNKNOWN]
+        data = {
+            "parts": unknown,
+            "attempt": message.attempt,
+            "route": message.route,
+            "connector": message.connector,
+            "tried": list(message.tried),
+        }
+        fact = Fact(
+            Kind.REROUTED,
+            data,
+            message.route or None,
+            "resend",
+            guard=lambda m: not m.final and any(part.state is PartState.UNKNOWN for part in m.parts),
+            done=lambda _event, _error: self.look(message.mid),
+        )
+        self._book.post(message.mid, fact)
+
+    def _expire(self, message: Message, reason: str) -> None:
+        mid = message.mid
+        fact = Fact(Kind.EXPIRED, {}, None, reason, guard=lambda m: not m.final and mid not in self._book.flying)
+        self._book.post(mid, fact)
+
+    # -- routing ---------------------------------------------------------------------------------------------------
+
+    def next_route(self, message: Message, tried: tuple[str, ...]) -> str | None:
+        """The best route that is not among `tried`, by name; None when none is left."""
+        plan = self._router.plan(_request(message, tried))
+        return plan.candidates[0].route.name if plan.candidates else None
+
+    def _enqueue(self, message: Message) -> None:
+        plan = self._router.plan(_request(message, message.tried))
+        outboxes = self._outboxes()
+        for candidate in plan.candidates:
+            outbox = outboxes.get(candidate.route.connector)
+            if outbox is not None:
+                self._unroutable.discard(message.mid)
+                self._queued.add(message.mid)
+                outbox.push(message, candidate.route.name)
+                return
+        self._unroutable.add(message.mid)  # looked at again when the catalog changes, and at its expiry
+
+    def reroute(self) -> None:
+        """The catalog or the binds changed: look again at what has no route, and at what waits behind a connector that is down."""
+        for mid in list(self._unroutable):
+            self.look(mid)
+
+    async def evacuate(self, outbox: Outbox) -> None:
+        """Route what waits in this outbox anew: its connector is down, or gone."""
+        for number, (mid, _route) in enumerate(outbox.take_queued(), 1):
+            self._queued.discard(mid)
+            self.look(mid)
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+        for unit in outbox.take_units():
+            self._book.land(unit.message.mid)
+            self.look(unit.message.mid)
+
+    async def _evacuate_down(self) -> None:
+        """Once for each change of which connectors are up: what was queued since then was routed knowing them."""
+        now = self._clock.monotonic()
+        outboxes = list(self._outboxes().values())
+        live = frozenset(outbox.connector.name for outbox in outboxes if outbox.live)
+        for outbox in outboxes:
+            name = outbox.connector.name
+            if outbox.down_since is None or now - outbox.down_since < _DOWN_SECONDS:
+                self._evacuated.pop(name, None)
+            elif self._evacuated.get(name) != live:
+                self._evacuated[name] = live
+                await self.evacuate(outbox)
+
+    async def run(self) -> None:
+        """Keep time until cancelled."""
+        ticks = 0
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            due = self._wheel.due(self._clock.now_ms())
+            for start in range(0, len(due), _SLICE):
+                for mid in due[start : start + _SLICE]:
+                    self.look(mid)
+                await asyncio.sleep(0)
+            ticks += 1
+            if ticks % 4 == 0:
+                await self._evacuate_down()
+
+
+def _request(message: Message, tried: tuple[str, ...]) -> RouteRequest:
+    return RouteRequest(
+        tenant=message.tenant,
+        to=message.to,
+        sender_type=SenderType(message.sender_type or SenderType.ALPHANUMERIC),
+        cls=MessageClass(message.cls),
+        parts=len(message.parts),
+        max_price=message.max_price,
+        tried=tried,
+        sender=message.sender,
+    )

@@ -1,0 +1,144 @@
+"""Events: the immutable facts about a message, and the canonical leaf that the ledger hashes.
+
+Shapes of `data` (the private, erasable payload; all times are ms since the Unix epoch):
+
+`parts` are part numbers from 1.
+
+| kind | data |
+|---|---|
+| accepted | to, from, body, class, encoding, parts, expires_at, unknown_policy, fingerprint; maybe ref (of a long message), send_at, callback_url, reference, context, max_price, max_parts, origin, durability, sender_type |
+| submitted | route, connector, attempt, part_ids [[part, carrier's raw id], …] |
+| deferred | route, connector, attempt, parts, command_status, retry_at |
+| rerouted | route, connector, attempt, parts, tried [route, …]; command_status where a carrier said it; reason: `rejected`, `queue_full`, `temporary`, `resend` (its outcome was unknown) |
+| unknown | route, connector, attempt, parts; reason: `timeout`, `connection_lost`, `node_lost` |
+| enroute, delivered, undelivered; expired with a part | part, connector, receipt {id, state, error, submit_date, done_date, text} |
+| failed | route, connector, command_status (where a carrier said it) |
+| expired without a part, cancelled, feedback, adopted, erased | what `reason` does not say |
+| received | from, to, body, connector, parts, complete (a mobile-originated message) |
+| void | {}: fills a sequence number whose event lost its race, so that (node, epoch, q) stays contiguous |
+
+The leaf is canonical JSON (RFC 8785) without personal data: `commit` is HMAC-SHA256(salt, canonical data). Erasing salt and data
+leaves the leaf, and every proof over it, intact and without information.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+__all__ = [
+    "FINAL_KINDS",
+    "LEAF_VERSION",
+    "Draft",
+    "Event",
+    "Kind",
+    "canonical",
+    "commitment",
+    "leaf_bytes",
+    "leaf_hash",
+]
+
+LEAF_VERSION = 1
+
+
+class Kind(StrEnum):
+    """What happened."""
+
+    ACCEPTED = "accepted"
+    SUBMITTED = "submitted"
+    DEFERRED = "deferred"
+    REROUTED = "rerouted"
+    UNKNOWN = "unknown"
+    ENROUTE = "enroute"
+    DELIVERED = "delivered"
+    UNDELIVERED = "undelivered"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    FEEDBACK = "feedback"
+    ADOPTED = "adopted"
+    RELEASED = "released"
+    ERASED = "erased"
+    RECEIVED = "received"
+    VOID = "void"
+
+
+FINAL_KINDS = frozenset({Kind.DELIVERED, Kind.UNDELIVERED, Kind.FAILED, Kind.EXPIRED, Kind.CANCELLED})
+
+
+@dataclass(slots=True)
+class Draft:
+    """A fact on its way to the committer, which adds node, epoch, sequence, salt and leaf."""
+
+    mid: str
+    k: int
+    tenant: str
+    kind: Kind
+    at: int
+    data: dict[str, Any]
+    prev: bytes | None = None
+    """Leaf hash of the message's event k-1; None only for k = 0."""
+    route: str | None = None
+    reason: str | None = None
+    cids: tuple[str, ...] = ()
+    """`connector/normalised carrier id` of each part that this event submitted, for joining receipts."""
+
+
+@dataclass(slots=True, frozen=True)
+class Event:
+    """A committed fact. `data` and `salt` are None once erased."""
+
+    mid: str
+    k: int
+    tenant: str
+    kind: Kind
+    at: int
+    dc: str
+    node: str
+    epoch: int
+    q: int
+    leaf: bytes
+    data: dict[str, Any] | None
+    salt: bytes | None = None
+    route: str | None = None
+    reason: str | None = None
+    cids: tuple[str, ...] = field(default=())
+
+    @property
+    def id(self) -> str:
+        """`<mid>:<k>`, the event's `_id` in the store."""
+        return f"{self.mid}:{self.k}"
+
+
+_string = json.encoder.encode_basestring  # escapes exactly what RFC 8785 escapes
+
+
+def canonical(value: Any) -> bytes:
+    """RFC 8785 canonical JSON of str, int, bool, None, lists and dicts with str keys. Floats are refused: no payload has any."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def commitment(salt: bytes, data: dict[str, Any]) -> str:
+    """HMAC-SHA256(salt, canonical data), hex."""
+    return hmac.digest(salt, canonical(data), "sha256").hex()
+
+
+def leaf_bytes(draft: Draft, dc: str, node: str, epoch: int, q: int, commit: str) -> bytes:
+    """The canonical JSON of one leaf: members sorted, no white space, no personal data. About 300 bytes."""
+    prev = f'"prev":"{draft.prev.hex()}",' if draft.prev is not None else ""
+    reason = f'"reason":{_string(draft.reason)},' if draft.reason is not None else ""
+    route = f'"route":{_string(draft.route)},' if draft.route is not None else ""
+    return (
+        f'{{"at":{draft.at},"commit":"{commit}","dc":{_string(dc)},"e":{epoch},"k":{draft.k},"kind":"{draft.kind}",'
+        f'"mid":{_string(draft.mid)},"n":{_string(node)},{prev}"q":{q},{reason}{route}"v":{LEAF_VERSION}}}'
+    ).encode()
+
+
+def leaf_hash(leaf: bytes) -> bytes:
+    """RFC 6962 section 2.1 leaf hash: SHA-256(0x00 || leaf)."""
+    return hashlib.sha256(b"\x00" + leaf).digest()

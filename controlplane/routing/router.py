@@ -1,0 +1,71 @@
+"""The words of routing, and the protocol of a router."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from controlplane.domain.catalog import MessageClass, Route, SenderType
+
+__all__ = ["Candidate", "Exclusion", "Plan", "RouteRequest", "Router"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteRequest:
+    """What is to be routed."""
+
+    tenant: str
+    to: str
+    """E.164 with +."""
+    sender_type: SenderType
+    cls: MessageClass
+    parts: int
+    max_price: int | None = None
+    """Minor units for the whole message."""
+    tried: tuple[str, ...] = ()
+    """Routes that refused it already."""
+    sender: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A route that may carry it."""
+
+    route: Route
+    price: int
+    """Minor units for the whole message."""
+    prefix: str
+    """The prefix that matched."""
+    healthy: bool
+    """Whether its connector has a live bind here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A route that may not, and the rule that says so."""
+
+    route: str
+    rule: str
+    """disabled, connector_disabled, prefix, class, sender_type, max_price or tried."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Best first."""
+
+    candidates: tuple[Candidate, ...]
+    reason: str
+    """Why the first was chosen, in words; or why there is none."""
+
+
+class Router(Protocol):
+    """Any engine that routes."""
+
+    def plan(self, request: RouteRequest) -> Plan:
+        """The routes that may carry it, ranked."""
+        ...
+
+    def explain(self, request: RouteRequest) -> tuple[Plan, tuple[Exclusion, ...]]:
+        """The plan, and each route that is not in it with the rule that excluded it."""
+        ...

@@ -1,0 +1,421 @@
+"""The book: open messages that this node owns, and the one place where facts about any message are recorded.
+
+Facts about one message are serialised in a lane: the next is drafted when the one before is committed, so that `k` and `prev` are right. A lost
+race on `<mid>:<k>` (another node moved the message: a receipt on its bind, an adoption) is resolved by reading what is new, applying it, asking the
+guard again and trying the next ordinal.
+
+Listeners hear of every event in order per message: `own=True` for those that this node committed, `own=False` for those it read after a lost race.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from controlplane.clock import Clock
+from controlplane.domain.events import Draft, Event, Kind
+from controlplane.domain.message import Message, fold
+from controlplane.domain.receipt import submit_key
+from controlplane.errors import Problem, StoreUnavailableError
+from controlplane.store.committer import Committer
+from controlplane.store.events import EventReader
+from controlplane.store.leases import Lease, require
+
+__all__ = ["Accepted", "Book", "Fact", "Listener"]
+
+_STRAGGLERS = 2_000
+_REFERENCES = 50_000
+
+Guard = Callable[[Message], bool]
+Done = Callable[[Event | None, BaseException | None], None]
+
+
+class Listener(Protocol):
+    """Called in the loop after a commit. Must not block and must not raise."""
+
+    def __call__(self, message: Message, event: Event, *, own: bool) -> None:
+        """`message` is the fold including `event`; it is the book's own object: read, do not keep or change."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of one `accepted` draft: exactly one of the two is set."""
+
+    message: Message | None
+    """The message, newly accepted and owned by this node."""
+    replay: Message | None
+    """An earlier message with this id."""
+
+
+@dataclass(slots=True)
+class Fact:
+    """Something to be recorded about a message."""
+
+    kind: Kind
+    data: dict[str, Any]
+    route: str | None = None
+    reason: str | None = None
+    cids: tuple[str, ...] = ()
+    guard: Guard | None = None
+    done: Done | None = None
+
+
+class _Lane:
+    """Facts about one message that wait for the one being committed."""
+
+    __slots__ = ("facts", "message")
+
+    def __init__(self, message: Message | None) -> None:
+        self.message = message
+        self.facts: deque[Fact] = deque()
+
+
+class Book:
+    """One per node and epoch."""
+
+    def __init__(
+        self,
+        committer: Committer,
+        reader: EventReader,
+        lease: Lease,
+        clock: Clock,
+        *,
+        max_open: int,
+        max_queue: int,
+        accept_timeout: float,
+    ) -> None:
+        self._committer = committer
+        self._reader = reader
+        self._lease = lease
+        self._clock = clock
+        self._max_open = max_open
+        self._max_queue = max_queue
+        self._accept_timeout = accept_timeout
+        self.open: dict[str, Message] = {}
+        self._lanes: dict[str, _Lane] = {}
+        self._listeners: list[Listener] = []
+        self._carrier_ids: dict[str, tuple[str, int]] = {}
+        self.flying: dict[str, int] = {}
+        """Messages in hand → how many of their submits have no durable outcome. They can be neither cancelled nor expired."""
+        self._ages: list[tuple[int, str]] = []
+        """Heap of (q of the event that made it ours, mid); entries of closed messages are dropped lazily."""
+        self._stragglers: dict[str, None] = {}
+        self._references: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        self.closing = False
+
+    def subscribe(self, listener: Listener) -> None:
+        """Hear of every event from now on."""
+        self._listeners.append(listener)
+
+    def get(self, mid: str) -> Message | None:
+        """The open message, if this node owns it."""
+        return self.open.get(mid)
+
+    def part_of(self, key: str) -> tuple[str, int] | None:
+        """(mid, part) of an open message that a carrier knows by `key` (domain.receipt.submit_key)."""
+        return self._carrier_ids.get(key)
+
+    async def run(self) -> None:
+        """Read what lanes need from MongoDB, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                group.create_task(await self._work.get())
+
+    # -- accepting -----------------------------------------------------------------------------------------------------
+
+    async def accept(self, draft: Draft) -> Accepted:
+        """Insert `accepted`; returns when it is majority-written and journaled. See `accept_many`."""
+        result = (await self.accept_many([draft]))[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def accept_many(self, drafts: Sequence[Draft]) -> list[Accepted | Exception]:
+        """Insert many `accepted`, each with its own outcome, in order.
+
+        Raises Problem 503 before anything is queued when this node cannot take them: no lease, too many open, stopping, committer behind.
+        A StoreUnavailableError as an item's outcome: MongoDB did not confirm in time.
+        """
+        self._admit(len(drafts))
+        futures = [self._submit(draft) for draft in drafts]
+        await asyncio.wait([future for future, _ in futures], timeout=self._accept_timeout)
+        results: list[Accepted | Exception] = []
+        for draft, (future, ticket) in zip(drafts, futures, strict=True):
+            if not future.done():
+                withdrawn = self._committer.withdraw(ticket)
+                results.append(_unconfirmed(withdrawn=withdrawn))
+            elif (message := future.result()) is not None:
+                results.append(Accepted(message, None))
+            else:
+                results.append(await self._replay(draft))
+        return results
+
+    def _admit(self, count: int) -> None:
+        if self.closing:
+            raise _busy("stopping", "This node is stopping.", 1)
+        try:
+            require(self._lease)
+        except StoreUnavailableError as error:
+            raise _busy("store-unavailable", str(error), 2) from None
+        if self._committer.queued + count > max(self._max_queue, count):
+            raise _busy("overloaded", "Too many messages wait to be written.", 1)
+        if len(self.open) + count > self._max_open:
+            raise _busy(
+                "overloaded", f"This node holds {len(self.open)} open messages, and its limit is {self._max_open}.", 5
+            )
+
+    def _submit(self, draft: Draft) -> tuple[asyncio.Future[Message | None], Any]:
+        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+        if draft.data.get("parts", 1) > 1:
+            draft.data["ref"] = self._reference(draft.data.get("from", ""), draft.data["to"])
+
+        def done(event: Event | None) -> None:
+            message = None
+            if event is not None:
+                message = Message(mid=event.mid, tenant=event.tenant)
+                message.apply(event)
+                if not message.final:
+                    self._own(message, event.q)
+                self._tell(message, event, own=True)
+            if not future.done():
+                future.set_result(message)
+
+        return future, self._committer.submit(draft, done)
+
+    async def _replay(self, draft: Draft) -> Accepted | Exception:
+        try:
+            message = fold(await self._reader.load(draft.mid))
+        except StoreUnavailableError as error:
+            return error
+        if message is None:
+            return _unconfirmed(withdrawn=True)
+        return Accepted(None, message)
+
+    def _reference(self, source: str, dest: str) -> int:
+        """The next concatenation reference of (source, dest), 1 to 65535, so that two long messages to one phone do not mix."""
+        key = (source, dest)
+        value = self._references.pop(key, random.randrange(0xFFFF)) % 0xFFFF + 1  # noqa: S311 - spreads, hides nothing
+        self._references[key] = value
+        if len(self._references) > _REFERENCES:
+            self._references.popitem(last=False)
+        return value
+
+    # -- owning --------------------------------------------------------------------------------------------------------
+
+    def _own(self, message: Message, q: int) -> None:
+        self.open[message.mid] = message
+        heapq.heappush(self._ages, (q, message.mid))
+        for number, part in enumerate(message.parts, 1):
+            if part.cid:
+                self._carrier_ids[submit_key(part.connector, part.cid)] = (message.mid, number)
+
+    def _close(self, message: Message) -> None:
+        if self.open.pop(message.mid, None) is None:
+            return
+        self._stragglers.pop(message.mid, None)
+        for part in message.parts:
+            if part.cid:
+                key = submit_key(part.connector, part.cid)
+                if self._carrier_ids.get(key, ("", 0))[0] == message.mid:
+                    del self._carrier_ids[key]
+
+    def watermark(self) -> tuple[int, tuple[str, ...]]:
+        """(q, stragglers): every message that this term accepted or adopted with a number ≤ q is closed, or is one of the stragglers."""
+        settled = self._committer.settled_q
+        while self._ages and self._ages[0][0] <= settled:
+            mid = self._ages[0][1]
+            if mid in self.open and mid not in self._stragglers:
+                if len(self._stragglers) >= _STRAGGLERS:
+                    break
+                self._stragglers[mid] = None
+            heapq.heappop(self._ages)
+        low = self._ages[0][0] - 1 if self._ages else settled
+        return min(low, settled), tuple(self._stragglers)
+
+    def fly(self, mid: str, count: int) -> None:
+        """`count` submits of this message are in hand."""
+        self.flying[mid] = self.flying.get(mid, 0) + count
+
+    def land(self, mid: str, count: int = 1) -> None:
+        """So many of them have their outcome."""
+        left = self.flying.get(mid, 0) - count
+        if left > 0:
+            self.flying[mid] = left
+        else:
+            self.flying.pop(mid, None)
+
+    # -- recording -----------------------------------------------------------------------------------------------------
+
+    async def record(
+        self,
+        mid: str,
+        kind: Kind,
+        data: dict[str, Any],
+        *,
+        route: str | None = None,
+        reason: str | None = None,
+        cids: tuple[str, ...] = (),
+        guard: Guard | None = None,
+    ) -> Event | None:
+        """Append the next event of a message, wherever it lives; returns when it is durable.
+
+        `guard` sees the newest fold and may decline (→ None). Raises KeyError for a message that does not exist, StoreUnavailableError when
+        MongoDB did not confirm in time (it still may).
+        """
+        future: asyncio.Future[Event | None] = asyncio.get_running_loop().create_future()
+
+        def done(event: Event | None, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(event)
+
+        self.post(mid, Fact(kind, data, route, reason, cids, guard, done))
+        try:
+            return await asyncio.wait_for(future, self._accept_timeout)
+        except TimeoutError:
+            raise StoreUnavailableError(f"MongoDB did not confirm {kind.value} of {mid} in time.") from None
+
+    def post(self, mid: str, fact: Fact, known: Message | None = None) -> None:
+        """`record` without waiting: `fact.done(event or None, error or None)` is called in the loop.
+
+        `known` spares a read where the caller has just folded a message that is not open here.
+        """
+        if fact.kind is Kind.SUBMITTED:  # a receipt may come before this is committed
+            for number, cid in fact.data["part_ids"]:
+                self._carrier_ids[submit_key(fact.data["connector"], cid)] = (mid, number)
+        lane = self._lanes.get(mid)
+        if lane is not None:
+            lane.facts.append(fact)
+            return
+        lane = self._lanes[mid] = _Lane(self.open.get(mid) or known)
+        lane.facts.append(fact)
+        self._advance(mid, lane)
+
+    async def load(self, mid: str) -> tuple[Message, list[Event]] | None:
+        """A message and its events as MongoDB has them; None when there is none."""
+        events = await self._reader.load(mid)
+        message = fold(events)
+        return (message, events) if message else None
+
+    def _advance(self, mid: str, lane: _Lane) -> None:
+        """Draft the lane's first fact, or end the lane."""
+        while lane.facts:
+            if lane.message is None:
+                self._work.put_nowait(self._catch_up(mid, lane))
+                return
+            fact = lane.facts[0]
+            if fact.guard is not None and not fact.guard(lane.message):
+                lane.facts.popleft()
+                _finish(fact, None, None)
+                continue
+            message = lane.message
+            draft = Draft(
+                mid=mid,
+                k=message.next_k,
+                tenant=message.tenant,
+                kind=fact.kind,
+                at=self._clock.now_ms(),
+                data=fact.data,
+                prev=message.prev,
+                route=fact.route,
+                reason=fact.reason,
+                cids=fact.cids,
+            )
+            try:
+                self._committer.submit(draft, lambda event: self._committed(mid, lane, event))
+            except StoreUnavailableError as error:
+                lane.facts.popleft()
+                _finish(fact, None, error)
+                continue
+            return
+        del self._lanes[mid]
+        if lane.message is not None and (lane.message.final or not self._ours(lane.message)):
+            self._close(lane.message)
+
+    def _ours(self, message: Message) -> bool:
+        return message.owner == (self._lease.node, self._lease.epoch)
+
+    def _committed(self, mid: str, lane: _Lane, event: Event | None) -> None:
+        if event is None:
+            self._work.put_nowait(self._catch_up(mid, lane))
+            return
+        fact = lane.facts.popleft()
+        message = lane.message
+        assert message is not None  # noqa: S101 - a draft is made from it
+        self._apply(message, event, own=True)
+        _finish(fact, event, None)
+        self._advance(mid, lane)
+
+    async def _catch_up(self, mid: str, lane: _Lane) -> None:
+        """Read what the lane's message has become elsewhere, then go on. A fact is never given up because MongoDB is away."""
+        events = await self._read(mid)
+        try:
+            if lane.message is None:
+                lane.message = fold(events)
+            else:
+                for event in events[lane.message.next_k :]:
+                    self._apply(lane.message, event, own=False)
+        except ValueError as error:  # an event of a kind, or in an order, that this version cannot fold
+            _finish(lane.facts.popleft(), None, error)
+        else:
+            if lane.message is None:
+                _finish(lane.facts.popleft(), None, KeyError(mid))
+        self._advance(mid, lane)
+
+    async def _read(self, mid: str) -> list[Event]:
+        pause = 0.02
+        while True:
+            try:
+                return await self._reader.load(mid)
+            except StoreUnavailableError:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 1.0)
+
+    def _apply(self, message: Message, event: Event, *, own: bool) -> None:
+        message.apply(event)
+        if event.kind is Kind.ADOPTED and own:
+            self._own(message, event.q)
+        self._tell(message, event, own=own)
+
+    def _tell(self, message: Message, event: Event, *, own: bool) -> None:
+        for listener in self._listeners:
+            listener(message, event, own=own)
+
+
+def _finish(fact: Fact, event: Event | None, error: BaseException | None) -> None:
+    if fact.done is not None:
+        fact.done(event, error)
+
+
+def _busy(slug: str, detail: str, retry_after: int) -> Problem:
+    return Problem(
+        slug,
+        "Not accepted for now",
+        503,
+        detail,
+        f"Nothing was accepted. Send the same request again in {retry_after} s, or to another node.",
+        headers={"Retry-After": str(retry_after)},
+    )
+
+
+def _unconfirmed(*, withdrawn: bool) -> Problem:
+    if withdrawn:
+        return _busy("store-unavailable", "MongoDB did not confirm in time; the message was withdrawn.", 2)
+    return Problem(
+        "accept-unconfirmed",
+        "Acceptance not confirmed",
+        503,
+        "MongoDB did not confirm in time. The message may or may not have been accepted.",
+        "Send the same request again with the same Idempotency-Key: it will not be sent twice.",
+        headers={"Retry-After": "2"},
+    )
