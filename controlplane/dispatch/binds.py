@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -101,7 +101,7 @@ class Binds:
         inbound: Inbound,
         slots: Slots,
         clock: Clock,
-        removed: Callable[[Outbox], None],
+        removed: Callable[[Outbox], Awaitable[None]],
     ) -> None:
         self._make_outbox = make_outbox
         self._judge = judge
@@ -144,7 +144,7 @@ class Binds:
                         await self._stop(running)
                         if wanted is None:
                             del self.outboxes[name]
-                            self._removed(running.outbox)
+                            await self._removed(running.outbox)
                     else:
                         running.connector = wanted
                         running.outbox.reconfigure(wanted)

@@ -39,7 +39,7 @@ def exclusion(route: Route, request: RouteRequest) -> Exclusion | None:
         return Exclusion(route.name, "tried", "it refused this message already")
     if request.cls not in route.classes:
         return Exclusion(route.name, "class", f"it carries {', '.join(sorted(route.classes))}, not {request.cls}")
-    if request.sender_type not in route.sender_types:
+    if request.sender and request.sender_type not in route.sender_types:
         return Exclusion(
             route.name,
             "sender_type",

@@ -301,7 +301,7 @@ class Session:
             events.append(ProtocolError(str(error), data[:64]))
             return events + self._close(f"framing: {error}")
         for frame in frames:
-            if self.closed:
+            if self._over():  # a frame before this one ended the session
                 break
             try:
                 pdu = p.decode(frame)
@@ -340,6 +340,9 @@ class Session:
             if sequence not in self._waiting:
                 self._late.pop(sequence, None)
                 return sequence
+
+    def _over(self) -> bool:
+        return self.state is SessionState.CLOSED
 
     def _expire(self, now: float) -> list[SessionEvent]:
         events: list[SessionEvent] = []

@@ -154,6 +154,13 @@ class Catalog:
             raise not_found(Tenant, tenant)
         await self.put(replace(record, callback_secrets=(secret, *record.callback_secrets)[:keep]))
 
+    async def disable_endpoint(self, endpoint_id: str, reason: str) -> None:
+        """Stop sending callbacks to an endpoint; the reason is shown."""
+        await self.refresh()
+        record = self.snapshot.endpoints.get(endpoint_id)
+        if record is not None and record.enabled:
+            await self.put(replace(record, enabled=False, disabled_reason=reason))
+
     async def _changed(self) -> None:
         with border():
             await self._database["meta"].update_one({"_id": "catalog"}, {"$inc": {"version": 1}}, upsert=True)

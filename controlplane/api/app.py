@@ -1,0 +1,42 @@
+"""The FastAPI application. Lifecycles belong to the composition root: nothing starts here."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from controlplane import __version__
+from controlplane.api import callbacks, configuration, explain, health, openapi, reading
+from controlplane.api.envelope import Envelope
+from controlplane.api.hot import hot_routes
+from controlplane.api.problems import install
+from controlplane.api.ratelimit import RateLimiter
+from controlplane.api.services import Services
+
+__all__ = ["bare_app", "create_app"]
+
+
+def bare_app() -> FastAPI:
+    """The application with its described routes, and nothing behind them: enough for its OpenAPI document."""
+    app = FastAPI(
+        title="Heliograph",
+        version=__version__,
+        summary="SMS delivery that proves what it did.",
+        openapi_url="/openapi.json",
+        docs_url="/docs",
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
+    for router in (health.router, reading.router, callbacks.router, explain.router, configuration.router):
+        app.include_router(router)
+    install(app)
+    openapi.install(app)
+    return app
+
+
+def create_app(services: Services) -> FastAPI:
+    """The API over these services."""
+    app = bare_app()
+    app.state.services = services
+    app.router.routes[:0] = hot_routes(services, RateLimiter(services.clock, services.settings.default_rate))
+    app.add_middleware(Envelope, max_body=services.settings.max_body_bytes)
+    return app

@@ -1,0 +1,113 @@
+"""The outermost middleware: request id, bounded body, and no exception that leaves as anything but a problem."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from controlplane.api.problems import internal, render
+from controlplane.errors import Problem
+
+__all__ = ["Envelope"]
+
+_log = structlog.get_logger()
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9_.-]{8,64}")
+
+
+class Envelope:
+    """Raw ASGI. Reads the body whole before anything else does: endpoints get it as one message."""
+
+    def __init__(self, app: ASGIApp, max_body: int) -> None:
+        self._app = app
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        rid = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = rid
+        started = False
+
+        async def tagged(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = message.setdefault("headers", [])
+                if not any(name == b"x-request-id" for name, _ in headers):
+                    message["headers"] = [*headers, (b"x-request-id", rid.encode())]
+            await send(message)
+
+        try:
+            body = await self._read(scope, receive)
+            if body is None:
+                return
+            await self._app(scope, _once(body, receive), tagged)
+        except Problem as problem:
+            await _answer(problem, scope, rid, send)
+        except Exception:
+            _log.exception("request_failed", request_id=rid, method=scope["method"], path=scope["path"])
+            if started:
+                raise
+            await _answer(internal(), scope, rid, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The body; None when the client went away. Raises Problem 413 as soon as it is too large."""
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self._max_body:
+            raise self._too_large()
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > self._max_body:
+                raise self._too_large()
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _too_large(self) -> Problem:
+        return Problem(
+            "body-too-large",
+            "Body too large",
+            413,
+            f"The body has more than {self._max_body} octets.",
+            "Send fewer messages in one batch.",
+            headers={"Connection": "close"},
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
+            return str(value.decode("ascii"))
+    return os.urandom(8).hex()
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def read() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return read
+
+
+async def _answer(problem: Problem, scope: Scope, rid: str, send: Send) -> None:
+    status, headers, body = render(problem, scope["path"], rid)
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    raw.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

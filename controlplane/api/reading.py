@@ -1,0 +1,179 @@
+"""Messages after they were accepted: get, list, cancel, erase, feedback."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict
+
+from controlplane.api.auth import Caller, requires
+from controlplane.api.cursor import open_cursor, seal_cursor
+from controlplane.api.problems import invalid
+from controlplane.api.services import Services
+from controlplane.api.story import detail, summary
+from controlplane.domain.address import normalise_recipient
+from controlplane.domain.catalog import Scope
+from controlplane.domain.events import Event, Kind
+from controlplane.domain.message import Message, Status
+from controlplane.errors import FieldError, Problem
+from controlplane.ids import is_mid
+from controlplane.store.events import ListFilter
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/messages", tags=["messages"])
+
+Reader = Annotated[Caller, Depends(requires(Scope.MESSAGES_READ))]
+Writer = Annotated[Caller, Depends(requires(Scope.MESSAGES_WRITE))]
+
+_CANCELLABLE = frozenset({Status.SCHEDULED, Status.ACCEPTED, Status.QUEUED})
+
+
+def services_of(request: Request) -> Services:
+    """The node's services."""
+    services: Services = request.app.state.services
+    return services
+
+
+def no_such_message(mid: str) -> Problem:
+    """404: not there, or another tenant's."""
+    return Problem(
+        "not-found",
+        "No such message",
+        404,
+        f"There is no message {mid[:60]!r}.",
+        "Check the id; GET /v1/messages lists yours.",
+    )
+
+
+async def _load(services: Services, caller: Caller, mid: str) -> tuple[Message, list[Event]]:
+    story = await services.book.load(mid) if is_mid(mid) else None
+    if story is None or (story[0].tenant != caller.tenant.id and not caller.admin):
+        raise no_such_message(mid)
+    return story
+
+
+def _time(name: str, value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        at = datetime.fromisoformat(value)
+        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise invalid([FieldError(name, "must be RFC 3339, such as 2030-01-31T09:00:00Z")]) from None
+
+
+@router.get("", operation_id="listMessages", summary="List messages, newest first")
+async def list_messages(
+    request: Request,
+    caller: Reader,
+    status: Annotated[Status | None, Query(description="Only messages with this status now.")] = None,
+    to: Annotated[str | None, Query(max_length=40, description="Only to this number.")] = None,
+    reference: Annotated[str | None, Query(max_length=100)] = None,
+    since: Annotated[str | None, Query(max_length=40, description="Accepted at or after, RFC 3339.")] = None,
+    until: Annotated[str | None, Query(max_length=40, description="Accepted before, RFC 3339.")] = None,
+    cursor: Annotated[str | None, Query(max_length=500, description="`next` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> dict[str, Any]:
+    """A page may be shorter than `limit` and still have a `next`: follow it until it is null."""
+    services = services_of(request)
+    number = None
+    if to is not None:
+        try:
+            number = normalise_recipient(to)
+        except ValueError as error:
+            raise invalid([FieldError("to", str(error))]) from None
+    filters = ListFilter(
+        status=status, to=number, reference=reference, since=_time("since", since), until=_time("until", until)
+    )
+    secret = services.settings.secret
+    context = f"messages|{caller.tenant.id}|{filters}"
+    position = open_cursor(secret, context, cursor) if cursor else None
+    page = await services.events.list_messages(
+        caller.tenant.id, filters=filters, cursor=(position[0], position[1]) if position else None, limit=limit
+    )
+    now = services.clock.now_ms()
+    return {
+        "data": [summary(message, events, now) for message, events in page.items],
+        "next": seal_cursor(secret, context, page.next) if page.next else None,
+    }
+
+
+@router.get("/{mid}", operation_id="getMessage", summary="One message with its timeline")
+async def get_message(request: Request, mid: str, caller: Reader) -> dict[str, Any]:
+    """Status, parts, each event in words, and why the route was chosen."""
+    services = services_of(request)
+    message, events = await _load(services, caller, mid)
+    return detail(message, events, services.clock.now_ms())
+
+
+@router.post("/{mid}/cancel", operation_id="cancelMessage", summary="Cancel a message that has not been sent")
+async def cancel_message(request: Request, mid: str, caller: Writer) -> dict[str, Any]:
+    """Possible while it is scheduled, accepted or queued, and not in hand."""
+    services = services_of(request)
+    message, _ = await _load(services, caller, mid)
+    book = services.book
+    here = message.owner is not None and book.get(mid) is not None
+    event = None
+    if here:
+        event = await book.record(
+            mid, Kind.CANCELLED, {}, guard=lambda m: m.status in _CANCELLABLE and mid not in book.flying
+        )
+    message, events = await _load(services, caller, mid)
+    if event is None and message.status is not Status.CANCELLED:
+        node = message.owner[0] if message.owner and not message.final and not here else ""
+        raise Problem(
+            "not-cancellable",
+            "Cannot be cancelled",
+            409,
+            f"The message is {message.status_at(services.clock.now_ms()).value}"
+            + (f", and node {node} has it in hand." if node else " or on its way to the carrier."),
+            f"Send the request to node {node}." if node else "Nothing: GET the message to see what became of it.",
+        )
+    return detail(message, events, services.clock.now_ms())
+
+
+@router.delete("/{mid}/content", operation_id="eraseContent", summary="Erase recipient, sender and text for good")
+async def erase_content(request: Request, mid: str, caller: Writer) -> dict[str, Any]:
+    """The events and their proofs stay; what they said about people is gone. Only for messages at their end."""
+    services = services_of(request)
+    message, _ = await _load(services, caller, mid)
+    if not message.final:
+        raise Problem(
+            "not-final",
+            "Still open",
+            409,
+            f"The message is {message.status.value}; its text is still needed.",
+            "Cancel it, or wait for its final status.",
+        )
+    kept = {
+        "status": message.status.value,
+        "class": message.cls,
+        "encoding": message.encoding,
+        "parts": len(message.parts),
+    }
+    await services.book.record(mid, Kind.ERASED, kept, guard=lambda m: m.final and not m.erased)
+    await services.events.erase(mid)
+    message, events = await _load(services, caller, mid)
+    return detail(message, events, services.clock.now_ms())
+
+
+class Feedback(BaseModel):
+    """What the message led to."""
+
+    model_config = ConfigDict(extra="forbid")
+    outcome: Literal["converted", "not_converted"]
+    at: str | None = None
+
+
+@router.post("/{mid}/feedback", operation_id="sendFeedback", summary="Say whether the message led to what it was for")
+async def send_feedback(request: Request, mid: str, body: Feedback, caller: Writer) -> dict[str, Any]:
+    """Such as a one-time code that was entered. Routing weighs it above receipts."""
+    services = services_of(request)
+    await _load(services, caller, mid)
+    at = _time("/at", body.at) or services.clock.now_ms()
+    await services.book.record(mid, Kind.FEEDBACK, {"outcome": body.outcome, "at": at}, guard=lambda m: not m.erased)
+    message, events = await _load(services, caller, mid)
+    return detail(message, events, services.clock.now_ms())

@@ -1,0 +1,140 @@
+"""A message as people read it: its status, its parts, and each event in a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controlplane.api.submission import iso
+from controlplane.domain.events import Event, Kind
+from controlplane.domain.message import Message
+
+__all__ = ["detail", "sentence", "summary"]
+
+_REASONS = {
+    "timeout": "the carrier did not answer in time",
+    "connection_lost": "the connection broke before the carrier answered",
+    "node_lost": "the node ended before the carrier's answer was recorded",
+    "rejected": "the carrier refused it",
+    "queue_full": "the carrier's queue stayed full",
+    "temporary": "the carrier had trouble",
+    "resend": "its outcome was unknown, and its policy is to send again",
+    "validity": "its validity ended before it could be sent",
+    "no_receipt": "no receipt came",
+    "no_outcome": "neither a response nor a receipt came",
+}
+
+
+def _why(event: Event) -> str:
+    reason = event.reason or ""
+    if reason.startswith("carrier:"):
+        _, state, error = (reason + "::").split(":")[:3]
+        return f"the carrier reports {state}" + (f" (error {error})" if error else "")
+    return _REASONS.get(reason, reason)
+
+
+def sentence(event: Event) -> str:  # noqa: C901, PLR0912 - one case a kind
+    """What happened, in words."""
+    data = event.data or {}
+    status = data.get("command_status")
+    code = f" (command_status 0x{status:02X})" if status else ""
+    part = f"Part {data['part']}: " if "part" in data else ""
+    match event.kind:
+        case Kind.ACCEPTED:
+            parts = data.get("parts", 1)
+            text = f"Accepted durably: {parts} part{'s' if parts != 1 else ''}"
+            return f"{text} in {data['encoding']}. Planned route: {data['plan']}." if data else "Accepted durably."
+        case Kind.SUBMITTED:
+            ids = ", ".join(cid for _, cid in data.get("part_ids", ()))
+            return f"{data.get('connector', 'The carrier')} took it as {ids or 'a message without id'}."
+        case Kind.DEFERRED:
+            return f"{data.get('connector')} refused it for now{code}; it will be tried again."
+        case Kind.REROUTED:
+            return f"Leaves {event.route or 'its route'}: {_why(event)}{code}."
+        case Kind.UNKNOWN:
+            return f"Sent to {data.get('connector')}, but {_why(event)}: it may or may not have been taken."
+        case Kind.ENROUTE:
+            return f"{part}on its way; {_why(event)}."
+        case Kind.DELIVERED:
+            return f"{part}delivered to the handset."
+        case Kind.UNDELIVERED:
+            return f"{part}not delivered: {_why(event)}."
+        case Kind.EXPIRED:
+            return f"{part}expired: {_why(event)}."
+        case Kind.FAILED:
+            return f"Failed: {_why(event)}{code}, and no route is left."
+        case Kind.ADOPTED:
+            return f"Taken over by {event.node} from {data.get('from_node')} (term {data.get('from_epoch')})."
+        case Kind.CANCELLED:
+            return "Cancelled on request."
+        case Kind.FEEDBACK:
+            return f"Feedback: {data.get('outcome')}."
+        case Kind.ERASED:
+            return "Recipient, sender and text erased on request; the proof stays."
+        case Kind.RECEIVED:
+            return f"Received from {data.get('connector')}" + (
+                "." if data.get("complete", True) else ", with parts missing."
+            )
+        case _:
+            return event.kind.value.capitalize() + "."
+
+
+def summary(message: Message, events: list[Event], now: int) -> dict[str, Any]:
+    """A message as a list shows it."""
+    first = events[0].data or {}
+    return {
+        "id": message.mid,
+        "status": message.status_at(now).value,
+        "direction": "inbound" if events[0].kind is Kind.RECEIVED else "outbound",
+        "to": message.to or None,
+        "from": message.sender or None,
+        "class": message.cls or None,
+        "encoding": message.encoding or None,
+        "parts": len(message.parts) or first.get("parts", 0),
+        "price": {"amount": first["price"], "currency": first["currency"]} if "price" in first else None,
+        "route": message.route or first.get("planned_route"),
+        "reason": message.reason or None,
+        "reference": first.get("reference"),
+        "accepted_at": iso(message.accepted_at),
+        "updated_at": iso(message.updated_at),
+        "send_at": iso(message.send_at) if message.send_at else None,
+        "expires_at": iso(message.expires_at) if message.expires_at else None,
+        "erased": message.erased,
+    }
+
+
+def detail(message: Message, events: list[Event], now: int) -> dict[str, Any]:
+    """Everything about one message."""
+    first = events[0].data or {}
+    return {
+        **summary(message, events, now),
+        "body": message.body or None,
+        "context": first.get("context", {}),
+        "unknown_policy": message.unknown_policy or None,
+        "attempts": message.attempt,
+        "why": first.get("plan"),
+        "feedback": message.feedback or None,
+        "part_states": [
+            {
+                "part": number,
+                "state": part.state.value,
+                "connector": part.connector or None,
+                "carrier_id": part.cid or None,
+                "attempts": part.attempt,
+            }
+            for number, part in enumerate(message.parts, 1)
+        ],
+        "timeline": [
+            {
+                "sequence": event.k,
+                "kind": event.kind.value,
+                "at": iso(event.at),
+                "text": sentence(event),
+                "route": event.route,
+                "reason": event.reason,
+                "node": event.node,
+                "datacenter": event.dc,
+                "receipt": (event.data or {}).get("receipt"),
+            }
+            for event in events
+        ],
+    }

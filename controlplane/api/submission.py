@@ -1,0 +1,321 @@
+"""From a request to the draft of an `accepted` event: decode, validate every field, analyse the text, plan the route.
+
+The fast way decodes straight into `MessageRequest`. Only when that fails is the body looked at field by field, so that every error is told, not the first.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from controlplane.api.auth import Caller
+from controlplane.api.problems import invalid
+from controlplane.api.services import Services
+from controlplane.domain.address import classify_sender, normalise_recipient
+from controlplane.domain.catalog import MessageClass, SenderType, UnknownPolicy
+from controlplane.domain.events import Draft, Kind
+from controlplane.domain.text import MAX_PARTS, Analysis, analyse
+from controlplane.errors import FieldError, Problem
+from controlplane.ids import fingerprint, idempotent_mid, new_mid
+from controlplane.routing import Plan, RouteRequest
+
+__all__ = [
+    "BatchItem",
+    "MessageRequest",
+    "Prepared",
+    "accepted_answer",
+    "check_key",
+    "decode_item",
+    "iso",
+    "malformed",
+    "prepare",
+]
+
+_MAX_AHEAD_MS = 30 * 86_400_000
+_CLOCK_SKEW_MS = 60_000
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+Name = Annotated[str, Meta(max_length=40)]
+Value = Annotated[str, Meta(max_length=200)]
+
+
+class MessageRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """One SMS to one recipient."""
+
+    to: Annotated[str, Meta(min_length=1, max_length=40, description="Recipient, international: +4915112345678.")]
+    body: Annotated[str, Meta(min_length=1, max_length=40_000, description="The text.")]
+    from_: Annotated[
+        str, Meta(max_length=20, description="Sender: short code, number, or up to 11 letters and digits.")
+    ] = msgspec.field(name="from", default="")
+    cls: Annotated[
+        Literal["otp", "transactional", "marketing"],
+        Meta(description="Priority, and what is done when an outcome is unknown."),
+    ] = msgspec.field(name="class", default="transactional")
+    callback_url: Annotated[
+        str, Meta(max_length=2_000, description="Where to tell of this message; else the tenant's endpoints.")
+    ] = ""
+    validity_seconds: (
+        Annotated[int, Meta(ge=1, le=604_800, description="Give up after this long (default 48 h).")] | None
+    ) = None
+    send_at: Annotated[str, Meta(max_length=40, description="RFC 3339 with offset; at most 30 days ahead.")] = ""
+    reference: Annotated[str, Meta(max_length=100, description="Yours; lists can be filtered by it.")] = ""
+    context: Annotated[dict[Name, Value], Meta(max_length=10, description="Echoed in callbacks.")] = msgspec.field(
+        default_factory=dict
+    )
+    max_price: Annotated[int, Meta(ge=0, le=1_000_000_000, description="Minor units for the whole message.")] | None = (
+        None
+    )
+    max_parts: Annotated[int, Meta(ge=1, le=MAX_PARTS, description="Refuse the message when it needs more.")] | None = (
+        None
+    )
+    origin: (
+        Annotated[str, Meta(pattern="^[A-Z]{2}$", description="The sender's country, ISO 3166-1 alpha-2.")] | None
+    ) = None
+    durability: Literal["regional", "global"] = "regional"
+    unknown_policy: Literal["hold", "resend"] | None = None
+    dry_run: Annotated[bool, Meta(description="Answer what would happen, and accept nothing.")] = False
+
+
+class BatchItem(MessageRequest, frozen=True):
+    """A MessageRequest in a batch."""
+
+    idempotency_key: Annotated[str, Meta(max_length=255)] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A valid message, ready to be accepted."""
+
+    draft: Draft
+    plan: Plan
+    dry_run: bool
+
+
+_decoders: dict[type[MessageRequest], msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (MessageRequest, BatchItem)
+}
+_canonical = msgspec.json.Encoder(order="sorted")
+
+
+def malformed(detail: str) -> Problem:
+    """400: not JSON."""
+    return Problem("malformed-json", "The body is not JSON", 400, detail, "Send a JSON document in UTF-8.")
+
+
+def decode_item(body: bytes | msgspec.Raw, kind: type[MessageRequest] = MessageRequest) -> Any:
+    """A `kind`. Raises Problem 400 (not JSON) or 422 (every wrong field, with its pointer)."""
+    try:
+        return _decoders[kind].decode(body)
+    except msgspec.ValidationError:
+        raise invalid(_field_errors(body, kind)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise malformed(str(error)) from None
+    except RecursionError:
+        raise malformed("The document is nested too deeply.") from None
+
+
+def _field_errors(body: bytes | msgspec.Raw, kind: type[MessageRequest]) -> list[FieldError]:
+    value = msgspec.json.decode(body)
+    if not isinstance(value, dict):
+        return [FieldError("", "must be a JSON object")]
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    errors = []
+    for name, item in value.items():
+        field = fields.get(name)
+        if field is None:
+            errors.append(FieldError("/" + _escape(name), f"is not a field; the fields are {', '.join(fields)}"))
+            continue
+        try:
+            msgspec.convert(item, field.type)
+        except msgspec.ValidationError as error:
+            text, _, path = str(error).partition(" - at ")
+            errors.append(FieldError("/" + name + _pointer(path), text))
+    errors += [
+        FieldError(f"/{name}", "is required") for name, field in fields.items() if field.required and name not in value
+    ]
+    return errors or [FieldError("", "is not valid")]
+
+
+def _escape(name: str) -> str:
+    return name[:100].replace("~", "~0").replace("/", "~1")
+
+
+def _pointer(path: str) -> str:
+    """msgspec's `$[...]` path as the tail of a JSON pointer."""
+    inner = path.strip("`").removeprefix("$")
+    return "".join(f"/{part}" for part in re.findall(r"\[([^\]]+)\]", inner) if part != "...")
+
+
+def prepare(request: MessageRequest, caller: Caller, services: Services, key: str) -> Prepared:
+    """Validate what types cannot, and draft the event. Raises Problem 422 that names every wrong field. `key`: Idempotency-Key or ""."""
+    check = _Check(request, services)
+    if check.errors:
+        raise invalid(check.errors)
+    if request.durability == "global":
+        raise Problem(
+            "not-available",
+            "Not available",
+            501,
+            "durability `global` needs a second datacenter's ledger, and this node has none.",
+            "Send with durability `regional` (the default); nothing was accepted.",
+        )
+    analysis = analyse(request.body, smart=caller.tenant.smart_encoding)
+    _check_parts(analysis, request.max_parts)
+    cls = MessageClass(request.cls)
+    route_request = RouteRequest(
+        tenant=caller.tenant.id,
+        to=check.to,
+        sender_type=check.sender_type,
+        cls=cls,
+        parts=analysis.parts,
+        max_price=request.max_price,
+        sender=request.from_,
+    )
+    plan = services.router.plan(route_request)
+    if not plan.candidates:
+        raise _no_route(services, route_request)
+    now = services.clock.now_ms()
+    data = _data(request, caller, services, check, analysis, plan, now)
+    mid = idempotent_mid(services.settings.secret, caller.tenant.id, key) if key else new_mid(now)
+    draft = Draft(mid=mid, k=0, tenant=caller.tenant.id, kind=Kind.ACCEPTED, at=now, data=data)
+    return Prepared(draft, plan, request.dry_run or caller.key.test)
+
+
+class _Check:
+    """The fields whose values need more than a type."""
+
+    def __init__(self, request: MessageRequest, services: Services) -> None:
+        self.errors: list[FieldError] = []
+        self.to = ""
+        self.sender_type = SenderType.ALPHANUMERIC
+        self.send_at = 0
+        try:
+            self.to = normalise_recipient(request.to)
+        except ValueError as error:
+            self.errors.append(FieldError("/to", str(error)))
+        if request.from_:
+            try:
+                self.sender_type = classify_sender(request.from_)
+            except ValueError as error:
+                self.errors.append(FieldError("/from", str(error)))
+        if request.callback_url and (wrong := services.check_callback_url(request.callback_url)):
+            self.errors.append(FieldError("/callback_url", wrong))
+        if request.send_at:
+            self._check_send_at(request.send_at, services.clock.now_ms())
+
+    def _check_send_at(self, text: str, now: int) -> None:
+        at: datetime | None
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            at = None
+        try:
+            self.send_at = int(at.timestamp() * 1000) if at is not None and at.tzinfo is not None else -1
+        except (ValueError, OverflowError):
+            self.send_at = -1
+        if self.send_at < 0:
+            self.errors.append(FieldError("/send_at", "must be RFC 3339 with an offset, such as 2030-01-31T09:00:00Z"))
+            return
+        if self.send_at > now + _MAX_AHEAD_MS:
+            self.errors.append(FieldError("/send_at", "must be at most 30 days ahead"))
+        elif self.send_at < now - _CLOCK_SKEW_MS:
+            self.errors.append(FieldError("/send_at", "is in the past; leave it out to send now"))
+
+
+def _check_parts(analysis: Analysis, limit: int | None) -> None:
+    allowed = limit or MAX_PARTS
+    if analysis.parts > allowed:
+        raise Problem(
+            "too-many-parts",
+            "Too many parts",
+            422,
+            f"The text needs {analysis.parts} parts in {analysis.encoding.value}; {allowed} are allowed.",
+            "Shorten the text, or raise max_parts.",
+            errors=[FieldError("/body", f"needs {analysis.parts} parts")],
+        )
+
+
+def _no_route(services: Services, request: RouteRequest) -> Problem:
+    _, excluded = services.router.explain(request)
+    return Problem(
+        "no-route",
+        "No route",
+        422,
+        "No route may carry this message.",
+        "Read `excluded`; then change the message, or ask the operator for a route.",
+        extra={"excluded": [{"route": item.route, "rule": item.rule, "detail": item.detail} for item in excluded]},
+    )
+
+
+def _data(
+    request: MessageRequest,
+    caller: Caller,
+    services: Services,
+    check: _Check,
+    analysis: Analysis,
+    plan: Plan,
+    now: int,
+) -> dict[str, Any]:
+    validity = request.validity_seconds or services.settings.default_validity_seconds
+    policy = request.unknown_policy or caller.tenant.unknown_policies.get(request.cls)
+    if policy is None:
+        policy = (UnknownPolicy.HOLD if request.cls == "marketing" else UnknownPolicy.RESEND).value
+    best = plan.candidates[0]
+    data: dict[str, Any] = {
+        "to": check.to,
+        "from": request.from_,
+        "sender_type": check.sender_type.value,
+        "body": analysis.body,
+        "class": request.cls,
+        "encoding": analysis.encoding.value,
+        "parts": analysis.parts,
+        "price": best.price,
+        "currency": best.route.currency,
+        "planned_route": best.route.name,
+        "plan": plan.reason,
+        "expires_at": max(now, check.send_at) + validity * 1000,
+        "unknown_policy": policy,
+        "fingerprint": fingerprint(_canonical.encode(request)),
+    }
+    optional = {
+        "send_at": check.send_at if check.send_at > now else None,
+        "callback_url": request.callback_url or None,
+        "reference": request.reference or None,
+        "context": request.context or None,
+        "max_price": request.max_price,
+        "origin": request.origin,
+    }
+    return data | {name: value for name, value in optional.items() if value is not None}
+
+
+def check_key(key: str) -> None:
+    """Raise Problem 422 for an Idempotency-Key that is not one."""
+    if not _KEY.fullmatch(key):
+        raise invalid([FieldError("Idempotency-Key", "must be 1 to 255 printable ASCII characters without spaces")])
+
+
+def accepted_answer(mid: str, at: int, data: dict[str, Any]) -> dict[str, Any]:
+    """What the client is told of an accepted message: the same for the first request and for each replay."""
+    return {
+        "id": mid,
+        "status": "scheduled" if "send_at" in data else "accepted",
+        "to": data["to"],
+        "parts": data["parts"],
+        "encoding": data["encoding"],
+        "price": {"amount": data["price"], "currency": data["currency"]},
+        "route": {"planned": data["planned_route"], "why": data["plan"]},
+        "reference": data.get("reference"),
+        "accepted_at": iso(at),
+        "send_at": iso(data["send_at"]) if "send_at" in data else None,
+        "expires_at": iso(data["expires_at"]),
+    }
+
+
+def iso(ms: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,357 @@
+"""The composition root: builds a node from its settings, starts it in order, stops it in order. Tests use it too."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
+
+import structlog
+import uvicorn
+
+from controlplane.api.app import create_app
+from controlplane.api.services import BindState, ConnectorState, Health, Services
+from controlplane.callbacks.deliver import Deliverer
+from controlplane.callbacks.guard import ForbiddenTargetError, check_url
+from controlplane.callbacks.sign import new_secret
+from controlplane.clock import Clock, SystemClock
+from controlplane.dispatch.adopt import Adopter
+from controlplane.dispatch.binds import Binds
+from controlplane.dispatch.outbox import Outbox
+from controlplane.dispatch.outcome import Judge
+from controlplane.dispatch.owner import Owner
+from controlplane.dispatch.tenure import Tenure
+from controlplane.domain.catalog import Connector, Snapshot
+from controlplane.errors import ConfigError, StoreUnavailableError
+from controlplane.receipts.correlate import Correlator
+from controlplane.receipts.inbound import Inbound
+from controlplane.receipts.ingest import Ingest
+from controlplane.routing import StaticRouter
+from controlplane.settings import Settings
+from controlplane.smpp.pdu import DataSm, DeliverSm
+from controlplane.store.book import Book, Listener
+from controlplane.store.callback_log import CallbackLog
+from controlplane.store.catalog import Catalog
+from controlplane.store.client import Database, connect
+from controlplane.store.committer import Committer
+from controlplane.store.events import EventReader
+from controlplane.store.inbound_parts import InboundParts
+from controlplane.store.intents import IntentLog
+from controlplane.store.leases import Checkpoint, HostLock, Lease, Terms
+from controlplane.store.orphans import OrphanStore
+from controlplane.store.schema import ensure_indexes
+from controlplane.store.seal import Seal
+from controlplane.store.slots import Slots
+from controlplane.telemetry.logs import configure
+from controlplane.telemetry.metrics import Metrics
+
+__all__ = ["Node", "run_node"]
+
+_log = structlog.get_logger()
+_STORE_WAIT_SECONDS = 60.0
+
+
+class Node:
+    """One node: everything that `heliograph node` runs, wired. `open` reads what it needs of MongoDB; `run` runs until cancelled or fenced."""
+
+    def __init__(self, settings: Settings, clock: Clock, database: Database, lock: HostLock, lease: Lease) -> None:
+        self.settings = settings
+        self.database = database
+        self.lease = lease
+        self._clock = clock
+        self._lock = lock
+        self.metrics = Metrics()
+        self.seal = Seal(settings.secret)
+        self.reader = EventReader(database, clock)
+        self.catalog = Catalog(database, self.seal)
+        self.terms = Terms(database, settings, clock)
+        self.committer = Committer(
+            database,
+            datacenter=settings.datacenter,
+            node=settings.node,
+            epoch=lease.epoch,
+            clock=clock,
+            unsafe=settings.commit_unsafe,
+            observe=self.metrics.on_commit,
+        )
+        self.book = Book(
+            self.committer,
+            self.reader,
+            lease,
+            clock,
+            max_open=settings.max_open_messages,
+            max_queue=settings.max_commit_queue,
+            accept_timeout=settings.accept_timeout_seconds,
+        )
+        self.intents = IntentLog(database, settings.node, lease.epoch, clock)
+        self.callback_log = CallbackLog(database, clock)
+        self.deliverer = Deliverer(self.catalog, self.reader, self.callback_log, settings, clock)
+        self._wire_dispatch()
+        self._wire_receipts()
+        self.tenure = Tenure(self.terms, lease, self.checkpoint, settings.lease_renew_seconds)
+        self.adopter = Adopter(database, self.terms, lease, self.book, self.reader, self.deliverer.recover, clock)
+        listeners: tuple[Listener, ...] = (
+            self.metrics.on_event,
+            self.correlator.on_event,
+            self.owner.on_event,
+            self.deliverer.on_event,
+        )
+        for listener in listeners:
+            self.book.subscribe(listener)
+        self.metrics.watch(self._gauges, self._connector_gauges)
+        self.app = create_app(self._services())
+
+    def _wire_dispatch(self) -> None:
+        self.router = StaticRouter(lambda: self.catalog.snapshot, self._healthy)
+        self.owner = Owner(
+            self.book,
+            self.router,
+            lambda: self.binds.outboxes,
+            self._clock,
+            receipt_grace_seconds=self.settings.receipt_grace_seconds,
+        )
+        judge = Judge(self.book, self.intents, self._clock, self.owner.next_route, self.owner.landed)
+        self.binds = Binds(
+            self._make_outbox,
+            judge,
+            self._on_deliver,
+            Slots(self.database, self.lease, self._clock),
+            self._clock,
+            self.owner.evacuate,
+        )
+
+    def _healthy(self, connector: str) -> bool:
+        return self.binds.healthy(connector)
+
+    def _on_deliver(self, connector: Connector, pdu: DeliverSm | DataSm, answer: Callable[[int], None]) -> None:
+        self.ingest.on_deliver(connector, pdu, answer)
+
+    def _make_outbox(self, connector: Connector) -> Outbox:
+        outbox = Outbox(connector, self.book, self.intents, self.lease, self._clock)
+        outbox.forget = self.owner.unqueued
+        return outbox
+
+    def _wire_receipts(self) -> None:
+        settings = self.settings
+        orphans = OrphanStore(self.database, self._clock, keep_days=settings.orphan_days)
+        self.correlator = Correlator(self.book, self.reader, orphans)
+        inbound = Inbound(
+            self.book, InboundParts(self.database, self._clock), settings.secret, self._clock, self._tenant_of
+        )
+        self.ingest = Ingest(self.correlator, inbound, orphans)
+
+    def _tenant_of(self, connector: str) -> str:
+        found = self.catalog.snapshot.connectors.get(connector)
+        return found.tenant if found else ""
+
+    def _services(self) -> Services:
+        return Services(
+            settings=self.settings,
+            clock=self._clock,
+            seal=self.seal,
+            book=self.book,
+            events=self.reader,
+            catalog=self.catalog,
+            router=self.router,
+            callbacks=self.deliverer,
+            callback_log=self.callback_log,
+            check_callback_url=self._check_callback_url,
+            new_callback_secret=new_secret,
+            connectors=self.connector_states,
+            health=self.health,
+            registry=self.metrics.registry,
+        )
+
+    def _check_callback_url(self, url: str) -> str | None:
+        try:
+            check_url(url, allow_private=self.settings.callback_allow_private)
+        except ForbiddenTargetError as error:
+            return str(error)
+        return None
+
+    # -- what it says of itself ----------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> Checkpoint:
+        """From where a successor would have to read now."""
+        q, stragglers = self.book.watermark()
+        return Checkpoint(
+            q=q,
+            stragglers=stragglers,
+            callbacks_q=self.deliverer.settled_q(self.committer.settled_q),
+            intent=self.intents.settled,
+        )
+
+    def connector_states(self) -> list[ConnectorState]:
+        """Each connector as this node sees it."""
+        return [
+            ConnectorState(
+                outbox.connector.name,
+                outbox.live,
+                len(outbox),
+                outbox.throttle.rate,
+                tuple(BindState(bind.name, bind.bound, bind.in_flight, bind.window, bind.last_error) for bind in binds),
+            )
+            for outbox, binds in self.binds.states()
+        ]
+
+    def health(self) -> Health:
+        """Ready means: the lease is valid, MongoDB confirms, and the node is not stopping."""
+        failing = self.committer.failing_since
+        checks = {
+            "lease": "ok" if self.lease.valid else "no valid lease",
+            "store": "ok" if failing is None else f"no commit for {self._clock.monotonic() - failing:.0f} s",
+            "running": "stopping" if self.book.closing else "ok",
+        }
+        return Health(all(value == "ok" for value in checks.values()), checks)
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "heliograph_open_messages": len(self.book.open),
+            "heliograph_queued_messages": self.owner.queued,
+            "heliograph_commit_queue": self.committer.queued,
+            "heliograph_lease_valid": float(self.lease.valid),
+            "heliograph_receipts_waiting": self.ingest.waiting,
+            "heliograph_receipts_refused": self.ingest.refused,
+            "heliograph_receipts_orphaned": self.ingest.orphaned,
+            "heliograph_callbacks_waiting": self.deliverer.waiting,
+            "heliograph_callbacks_sent": self.deliverer.sent,
+            "heliograph_callbacks_failed": self.deliverer.failed,
+        }
+
+    def _connector_gauges(self) -> dict[str, dict[str, float]]:
+        return {
+            state.name: {
+                "heliograph_connector_queued": state.queued,
+                "heliograph_connector_rate": state.rate,
+                "heliograph_connector_bound": sum(bind.bound for bind in state.binds),
+                "heliograph_connector_in_flight": sum(bind.in_flight for bind in state.binds),
+            }
+            for state in self.connector_states()
+        }
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def open(cls, settings: Settings, clock: Clock | None = None) -> Self:
+        """Lock the node's name, wait for MongoDB, begin a term. Raises ConfigError, StoreUnavailableError."""
+        clock = clock or SystemClock()
+        lock = HostLock(settings.state_dir, settings.node)
+        database = connect(settings)
+        try:
+            await _wait_for_store(database, clock)
+            lease = await Terms(database, settings, clock).open(lock.host)
+            node = cls(settings, clock, database, lock, lease)
+            await node.callback_log.ensure_indexes()
+            await node.catalog.refresh()
+        except BaseException:
+            await database.client.close()
+            lock.release()
+            raise
+        return node
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set; then stop in order. Raises an ExceptionGroup when a part fails (FencedError: start anew)."""
+        core = [self.committer.run(), self.intents.run(), self.book.run(), self.tenure.run()]
+        work = [
+            self.owner.run(),
+            self.binds.run(),
+            self.ingest.run(),
+            self.deliverer.run(),
+            self.catalog.run(),
+            self.adopter.run(),
+        ]
+        self.catalog.subscribe(self._on_catalog)
+        async with asyncio.TaskGroup() as group:
+            core_tasks = [group.create_task(part) for part in core]
+            work_tasks = [group.create_task(part) for part in work]
+            await stop.wait()
+            await self._stop()
+            for task in (*work_tasks, *core_tasks):
+                task.cancel()
+
+    def _on_catalog(self, snapshot: Snapshot) -> None:
+        self.binds.on_catalog(snapshot)
+        self.owner.reroute()
+
+    async def _stop(self) -> None:
+        """No new messages, no new submits, answers awaited, everything committed, the term given back."""
+        self.book.closing = True
+        await self.binds.stop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.committer.drain(), self.settings.accept_timeout_seconds)
+        self.committer.close()
+        try:
+            await self.tenure.release()
+        except StoreUnavailableError as error:
+            _log.warning("term_not_released", reason=str(error)[:200])
+
+    async def close(self) -> None:
+        """Let go of MongoDB and of the node's name."""
+        await self.database.client.close()
+        self._lock.release()
+
+
+async def _wait_for_store(database: Database, clock: Clock) -> None:
+    deadline = clock.monotonic() + _STORE_WAIT_SECONDS
+    while True:
+        try:
+            await ensure_indexes(database)
+        except StoreUnavailableError:
+            if clock.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(0.5)
+        else:
+            return
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        return socket.create_server((settings.host, settings.port), backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). "
+            "Stop what uses the port, or set HELIOGRAPH_PORT to another one."
+        ) from error
+
+
+async def run_node(settings: Settings) -> None:
+    """`heliograph node`: serve until SIGTERM or SIGINT, then stop in order."""
+    configure(settings.log_level, as_json=settings.log_json)
+    listener = _listen(settings)
+    node = await Node.open(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            node.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=10,
+            ssl_certfile=str(settings.tls_certificate) if settings.tls_certificate else None,
+            ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
+        )
+    )
+    _log.info("node_starting", node=settings.node, epoch=node.lease.epoch, address=f"{settings.host}:{settings.port}")
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(node.run(stop))
+            serving = group.create_task(_serve(server, listener))
+            await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
+            stop.set()
+            await running
+            server.should_exit = True
+    finally:
+        await node.close()
+        _log.info("node_stopped", node=settings.node, epoch=node.lease.epoch)
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    """uvicorn without its own signal handlers: stopping is ours to order."""
+    with suppress(asyncio.CancelledError):
+        await server._serve(sockets=[listener])  # noqa: SLF001 - its public `serve` captures SIGTERM
