@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -44,10 +45,8 @@ def carrier(
 ) -> None:
     """Run a simulated carrier: an SMSC that behaves, or misbehaves on command."""
     loaded = load_config(config, name=name, host=host, port=port, http_port=http_port, journal=journal, seed=seed)
-    try:
+    with suppress(asyncio.CancelledError):
         asyncio.run(_run(Carrier(loaded)))
-    except asyncio.CancelledError:
-        pass
 
 
 carrier.__doc__ = f"{carrier.__doc__}\n\nThe last four digits of a number decide what becomes of it:\n\n{_RULES}"
