@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from controlplane.errors import ConfigError
 
-__all__ = ["Settings", "load"]
+__all__ = ["ClientSettings", "Settings", "child_environment", "load", "load_client"]
 
 _PREFIX = "HELIOGRAPH_"
+_CLIENT = frozenset({"url", "api_key"})
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -114,10 +115,34 @@ def _environment() -> dict[str, str]:
     return found
 
 
+class ClientSettings(BaseModel):
+    """What the command line needs to talk to a node."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str = ""
+    """HELIOGRAPH_URL; empty: that of a local `heliograph up`."""
+    api_key: SecretStr = SecretStr("")
+    """HELIOGRAPH_API_KEY; empty: that of a local `heliograph up`."""
+
+
+def load_client() -> ClientSettings:
+    """The client's settings from the environment."""
+    found = _environment()
+    return ClientSettings(**{name: found[name] for name in _CLIENT & found.keys()})
+
+
+def child_environment(**settings: object) -> dict[str, str]:
+    """The environment for a child process: ours without HELIOGRAPH_ variables, and these settings."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}
+    return inherited | {_PREFIX + name.upper(): str(value) for name, value in settings.items()}
+
+
 def load(**overrides: Any) -> Settings:
     """Settings from the environment, `overrides` first. Raises ConfigError that names each wrong setting and its mend."""
     try:
-        return Settings(**{**_environment(), **{k: v for k, v in overrides.items() if v is not None}})
+        given = {name: value for name, value in _environment().items() if name not in _CLIENT}
+        return Settings(**{**given, **{k: v for k, v in overrides.items() if v is not None}})
     except ValidationError as error:
         lines = []
         for item in error.errors():

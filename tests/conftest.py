@@ -14,11 +14,12 @@ from typing import Any
 import aiohttp
 import pytest
 import uvicorn
+import uvloop
 
 from controlplane.bootstrap import Node, _serve
+from controlplane.callbacks.sign import new_secret
 from controlplane.carrier import Carrier, CarrierConfig
 from controlplane.carrier.config import Behaviour
-from controlplane.callbacks.sign import new_secret
 from controlplane.domain.catalog import Connector, Key, Route, Scope, Tenant
 from controlplane.embedded.mongod import Mongod
 from controlplane.settings import Settings
@@ -31,6 +32,12 @@ SECRET = "a-secret-key-for-tests-of-at-least-32-characters"
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The loop that nodes run on in production."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="session")
@@ -91,12 +98,20 @@ class RunningNode:
             (self.other_key, "other", own),
         ):
             digest = self.node.seal.digest_key(key)
-            await catalog.put(Key(id=digest[:8], tenant=tenant, name=tenant, scopes=scopes, digest=digest, hint=key[:12]))
+            await catalog.put(
+                Key(id=digest[:8], tenant=tenant, name=tenant, scopes=scopes, digest=digest, hint=key[:12])
+            )
 
     async def connect(self, carrier: Carrier, name: str = "sim", **route: Any) -> None:
         """A connector to this carrier, and a route over it; returns once it is bound."""
         connector = Connector(
-            name=name, host="127.0.0.1", port=carrier.port, system_id="heliograph", password="secret", window=50, rate=5000
+            name=name,
+            host="127.0.0.1",
+            port=carrier.port,
+            system_id="heliograph",
+            password="secret",
+            window=50,
+            rate=5000,
         )
         fields = {field: route.pop(field) for field in list(route) if field in Connector.__slots__ and field != "name"}
         await self.node.catalog.put(replace(connector, **fields))

@@ -6,6 +6,7 @@ The fast way decodes straight into `MessageRequest`. Only when that fails is the
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -141,6 +142,14 @@ def _field_errors(body: bytes | msgspec.Raw, kind: type[MessageRequest]) -> list
     return errors or [FieldError("", "is not valid")]
 
 
+def _address_error(pointer: str, value: str, check: Callable[[str], object]) -> list[FieldError]:
+    try:
+        check(value)
+    except ValueError as error:
+        return [FieldError(pointer, str(error))]
+    return []
+
+
 def _escape(name: str) -> str:
     return name[:100].replace("~", "~0").replace("/", "~1")
 
@@ -194,15 +203,12 @@ class _Check:
         self.to = ""
         self.sender_type = SenderType.ALPHANUMERIC
         self.send_at = 0
-        try:
-            self.to = normalise_recipient(request.to)
-        except ValueError as error:
-            self.errors.append(FieldError("/to", str(error)))
+        self.errors += _address_error("/to", request.to, normalise_recipient)
         if request.from_:
-            try:
-                self.sender_type = classify_sender(request.from_)
-            except ValueError as error:
-                self.errors.append(FieldError("/from", str(error)))
+            self.errors += _address_error("/from", request.from_, classify_sender)
+        if not self.errors:
+            self.to = normalise_recipient(request.to)
+            self.sender_type = classify_sender(request.from_) if request.from_ else SenderType.ALPHANUMERIC
         if request.callback_url and (wrong := services.check_callback_url(request.callback_url)):
             self.errors.append(FieldError("/callback_url", wrong))
         if request.send_at:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from controlplane.carrier.config import Behaviour, CarrierConfig, draw_ms
 from controlplane.carrier.ids import new_id
@@ -131,8 +131,7 @@ class Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a server gives nothing else
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
         self.exchange.sessions.append(self)
         self.exchange.counts["connections"] += 1
 

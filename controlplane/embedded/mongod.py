@@ -15,7 +15,12 @@ from controlplane.errors import ConfigError
 
 __all__ = ["Mongod", "binary", "missing_libraries"]
 
-_PACKAGES = {"libcurl.so.4": "libcurl4", "libssl.so.3": "libssl3", "libcrypto.so.3": "libssl3", "liblzma.so.5": "liblzma5"}
+_PACKAGES = {
+    "libcurl.so.4": "libcurl4",
+    "libssl.so.3": "libssl3",
+    "libcrypto.so.3": "libssl3",
+    "liblzma.so.5": "liblzma5",
+}
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
 
@@ -72,11 +77,20 @@ class Mongod:
             str(path),
             *("--dbpath", str(store), "--port", str(self.port), "--bind_ip", "127.0.0.1"),
             *("--replSet", "rs0", "--oplogSize", "512", "--nounixsocket"),
-            *("--wiredTigerCacheSizeGB", str(self._cache_gb), "--setParameter", "diagnosticDataCollectionEnabled=false"),
+            *(
+                "--wiredTigerCacheSizeGB",
+                str(self._cache_gb),
+                "--setParameter",
+                "diagnosticDataCollectionEnabled=false",
+            ),
             *("--logpath", str(self.log), "--logappend"),
         ]
         self.process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self._wait_for_primary()
 

@@ -10,7 +10,7 @@ import random as random_module
 import ssl
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from controlplane.clock import Clock
 from controlplane.domain.catalog import BindType, Connector
@@ -80,8 +80,7 @@ class _Wire(asyncio.Protocol):
         self.writable = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - create_connection gives nothing else
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
 
     def data_received(self, data: bytes) -> None:
         self.bind.received(self, data)

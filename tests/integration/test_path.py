@@ -14,7 +14,12 @@ class TestPath:
 
     async def test_each_suffix_has_its_outcome(self, node, carriers):
         await node.connect(await carriers())
-        for suffix, status in (("0002", "undelivered"), ("0003", "expired"), ("0004", "failed"), ("0007", "undelivered")):
+        for suffix, status in (
+            ("0002", "undelivered"),
+            ("0003", "expired"),
+            ("0004", "failed"),
+            ("0007", "undelivered"),
+        ):
             answer = await node.send(to=f"+491511234{suffix}")
             message = await node.reaches(answer["id"], status)
             assert message["status"] == status

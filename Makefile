@@ -1,0 +1,42 @@
+# Heliograph. `make help` lists the commands.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RUN := $(UV) run --frozen --no-sync
+
+help: ## List the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.uv/bin/uv:
+	@command -v uv >/dev/null || (python3 -m venv .uv && .uv/bin/pip install -q uv)
+
+setup: .uv/bin/uv ## Install the locked environment for running
+	@$(UV) sync --frozen --quiet --no-dev --extra embedded
+
+setup-dev: .uv/bin/uv ## Install the locked environment for development
+	@$(UV) sync --frozen --quiet --all-extras
+
+up: setup ## Run everything on this machine (ARGS="--port 9000 …")
+	@exec .venv/bin/heliograph up $(ARGS)
+
+check: setup-dev ## Format, lint, types, import layers, unit tests
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+	$(RUN) pytest tests/unit -q
+
+test: setup-dev ## Everything that this machine can run, with coverage
+	$(RUN) pytest tests --cov --cov-report=term
+
+format: setup-dev ## Format the code
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+openapi: setup-dev ## Write docs/openapi.json
+	$(RUN) python -m controlplane.api.openapi > docs/openapi.json
+
+clean: ## Remove what can be made again (never data/)
+	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
+
+.PHONY: help setup setup-dev up check test format openapi clean

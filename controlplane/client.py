@@ -1,0 +1,66 @@
+"""The command line's way to the API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from controlplane.embedded.seed import Credentials
+from controlplane.errors import ConfigError
+from controlplane.settings import load_client
+
+__all__ = ["ApiError", "Client"]
+
+
+class ApiError(Exception):
+    """The API answered with a problem; `problem` is its document."""
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        super().__init__(problem.get("detail", "error"))
+        self.problem = problem
+
+
+class Client:
+    """Calls one node. URL and key: options, then the environment, then a local `heliograph up` on the data directory."""
+
+    def __init__(self, url: str | None, key: str | None, data: Path, *, admin: bool = False) -> None:
+        settings = load_client()
+        local = _local(data)
+        local_key = (local.admin_key if admin else local.api_key) if local else ""
+        self._url = (url or settings.url or (local.url if local else "")).rstrip("/")
+        self._key = key or settings.api_key.get_secret_value() or local_key
+        if not self._url or not self._key:
+            raise ConfigError(
+                f"No node to talk to: {data / 'credentials.json'} is not there. Run `heliograph up`, or give --url and set HELIOGRAPH_API_KEY."
+            )
+
+    def call(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
+        """The answer's JSON. Raises ApiError, ConfigError."""
+        return asyncio.run(self._call(method, path, body, {k: str(v) for k, v in params.items() if v is not None}))
+
+    async def _call(self, method: str, path: str, body: Any, params: dict[str, str]) -> Any:
+        headers = {"authorization": f"Bearer {self._key}"}
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
+                session.request(method, self._url + path, json=body, params=params, headers=headers) as response,
+            ):
+                text = await response.text()
+                answer = json.loads(text) if text else {}
+                if response.status >= 400:
+                    raise ApiError(answer)
+                return answer
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise ConfigError(f"{self._url} does not answer as a node should: {error}") from error
+
+
+def _local(data: Path) -> Credentials | None:
+    path = data / "credentials.json"
+    try:
+        return Credentials(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
