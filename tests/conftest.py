@@ -34,10 +34,9 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """The loop that nodes run on in production."""
-    return uvloop.EventLoopPolicy()
+def pytest_asyncio_loop_factories() -> dict[str, Any]:
+    """Tests run on the loop that nodes run on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

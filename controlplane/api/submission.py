@@ -136,6 +136,10 @@ def _field_errors(body: bytes | msgspec.Raw, kind: type[MessageRequest]) -> list
         except msgspec.ValidationError as error:
             text, _, path = str(error).partition(" - at ")
             errors.append(FieldError("/" + name + _pointer(path), text))
+    wrong = {error.pointer for error in errors}
+    for name, check in (("to", normalise_recipient), ("from", classify_sender)):
+        if isinstance(value.get(name), str) and value[name] and f"/{name}" not in wrong:
+            errors += _address_error(f"/{name}", value[name], check)
     errors += [
         FieldError(f"/{name}", "is required") for name, field in fields.items() if field.required and name not in value
     ]
