@@ -1,0 +1,126 @@
+"""The fold: monotone, final once, whatever comes late."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as hs
+
+from controlplane.domain.events import Draft, Event, Kind, canonical, commitment, leaf_bytes, leaf_hash
+from controlplane.domain.message import FINAL, Message, PartState, Status, fold
+
+MID = "0" * 26
+
+
+def event(k: int, kind: Kind, data: dict | None = None, **fields) -> Event:
+    draft = Draft(MID, k, "t", kind, 1000 + k, data or {}, b"\x01" * 32 if k else None)
+    leaf = leaf_bytes(draft, "dc", "n", 1, k + 1, "00")
+    return Event(MID, k, "t", kind, 1000 + k, "dc", "n", 1, k + 1, leaf, data if data is not None else {}, **fields)
+
+
+def accepted(parts: int = 1, **data) -> Event:
+    return event(0, Kind.ACCEPTED, {"to": "+49", "parts": parts, "class": "otp", "expires_at": 9e9, **data})
+
+
+def submitted(k: int, part: int = 1, cid: str = "1") -> Event:
+    return event(k, Kind.SUBMITTED, {"connector": "c", "attempt": 1, "part_ids": [[part, cid]]}, route="r")
+
+
+def receipt(k: int, kind: Kind, part: int = 1) -> Event:
+    data = {"part": part, "connector": "c", "receipt": {"id": "1", "state": kind.value, "error": "", "done_date": ""}}
+    return event(k, kind, data)
+
+
+FACTS = hs.sampled_from(
+    [Kind.SUBMITTED, Kind.UNKNOWN, Kind.DEFERRED, Kind.REROUTED, Kind.ENROUTE, Kind.DELIVERED, Kind.UNDELIVERED, Kind.EXPIRED, Kind.FAILED,
+     Kind.CANCELLED, Kind.ADOPTED, Kind.FEEDBACK]
+)  # fmt: skip
+
+
+def fact(k: int, kind: Kind, part: int) -> Event:
+    if kind is Kind.SUBMITTED:
+        return submitted(k, part)
+    if kind in (Kind.ENROUTE, Kind.DELIVERED, Kind.UNDELIVERED):
+        return receipt(k, kind, part)
+    return event(k, kind, {"parts": [part], "attempt": 1, "connector": "c"})
+
+
+class TestFold:
+    """What is final stays."""
+
+    @given(hs.lists(hs.tuples(FACTS, hs.integers(1, 3)), max_size=25))
+    def test_row_14_final_never_moves(self, facts):
+        message = Message(mid=MID)
+        message.apply(accepted(parts=3))
+        final: Status | None = None
+        for k, (kind, part) in enumerate(facts, 1):
+            message.apply(fact(k, kind, part))
+            if final is not None:
+                assert message.status is final
+            elif message.status in FINAL:
+                final = message.status
+        assert message.next_k == len(facts) + 1
+
+    def test_row_14_intermediate_final_duplicate_in_any_order(self):
+        late = fold(
+            [
+                accepted(),
+                submitted(1),
+                receipt(2, Kind.DELIVERED),
+                receipt(3, Kind.ENROUTE),
+                receipt(4, Kind.UNDELIVERED),
+            ]
+        )
+        assert late.status is Status.DELIVERED
+        assert late.parts[0].state is PartState.DELIVERED
+
+    def test_row_20_a_long_message_is_the_aggregate_of_its_parts(self):
+        events = [accepted(2), submitted(1, 1, "a"), submitted(2, 2, "b"), receipt(3, Kind.DELIVERED, 1)]
+        assert fold(events).status is Status.SUBMITTED
+        assert fold([*events, receipt(4, Kind.DELIVERED, 2)]).status is Status.DELIVERED
+        assert fold([*events, receipt(4, Kind.UNDELIVERED, 2)]).status is Status.UNDELIVERED
+
+    def test_unknown_is_resolved_by_a_late_response_and_by_a_receipt(self):
+        lost = [accepted(), event(1, Kind.UNKNOWN, {"parts": [1], "attempt": 1, "connector": "c"})]
+        assert fold(lost).status is Status.UNKNOWN
+        assert fold([*lost, submitted(2)]).status is Status.SUBMITTED
+        assert fold([*lost, receipt(2, Kind.DELIVERED)]).status is Status.DELIVERED
+
+    def test_a_gap_is_refused(self):
+        with pytest.raises(ValueError, match="does not follow"):
+            fold([accepted(), submitted(2)])
+
+    def test_scheduled_becomes_queued_when_its_time_comes(self):
+        message = fold([accepted(send_at=5000)])
+        assert message.status_at(4999) is Status.SCHEDULED
+        assert message.status_at(5000) is Status.QUEUED
+
+    def test_erased_keeps_the_status_and_nothing_else(self):
+        summary = {"status": "delivered", "class": "otp", "parts": 1, "encoding": "gsm7"}
+        bare = [
+            event(0, Kind.ACCEPTED),
+            event(1, Kind.SUBMITTED),
+            event(2, Kind.DELIVERED),
+            event(3, Kind.ERASED, summary),
+        ]
+        message = fold(bare)
+        assert (message.status, message.to, message.body, message.erased) == (Status.DELIVERED, "", "", True)
+
+
+class TestLeaf:
+    """The leaf is canonical JSON (RFC 8785) and says nothing personal."""
+
+    @given(hs.text(max_size=20).filter(lambda s: not any(0xD800 <= ord(c) <= 0xDFFF for c in s)), hs.integers(0, 2**53))
+    def test_canonical(self, reason, at):
+        draft = Draft(MID, 3, "t", Kind.FAILED, at, {"to": "+4915112345678"}, b"\x02" * 32, "route", reason)
+        leaf = leaf_bytes(draft, "dc", "n", 1, 7, commitment(b"salt", draft.data))
+        assert leaf == canonical(json.loads(leaf))
+        assert b"4915112345678" not in leaf
+
+    def test_commitment_depends_on_salt_and_data(self):
+        assert len({commitment(b"a", {"x": 1}), commitment(b"b", {"x": 1}), commitment(b"a", {"x": 2})}) == 3
+
+    def test_rfc6962_leaf_hash(self):
+        assert leaf_hash(b"").hex() == "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
