@@ -44,6 +44,7 @@ SLUGS: dict[str, str] = {
     "stopping": "The node is shutting down.",
     "store-unavailable": "MongoDB does not confirm writes at the moment.",
     "accept-unconfirmed": "MongoDB did not confirm in time; the message may or may not be accepted.",
+    "damaged-record": "The stored events of a message have a gap: the store lost a write that it confirmed.",
     "internal": "A fault of ours; the log has it under `request_id`.",
 }
 """Slug → when it is used. docs/api.md has them all (a test sees to that)."""

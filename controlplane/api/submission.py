@@ -112,12 +112,15 @@ def decode_item(body: bytes | msgspec.Raw, kind: type[MessageRequest] = MessageR
     """A `kind`. Raises Problem 400 (not JSON) or 422 (every wrong field, with its pointer)."""
     try:
         return _decoders[kind].decode(body)
-    except msgspec.ValidationError:
-        raise invalid(_field_errors(body, kind)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        errors = _field_errors(body, kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise malformed(str(error)) from None
     except RecursionError:
         raise malformed("The document is nested too deeply.") from None
+    raise invalid(errors)
 
 
 def _field_errors(body: bytes | msgspec.Raw, kind: type[MessageRequest]) -> list[FieldError]:

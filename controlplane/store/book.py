@@ -302,9 +302,18 @@ class Book:
         self._advance(mid, lane)
 
     async def load(self, mid: str) -> tuple[Message, list[Event]] | None:
-        """A message and its events as MongoDB has them; None when there is none."""
+        """A message and its events as MongoDB has them; None when there is none. Problem 500 for a story with a gap."""
         events = await self._reader.load(mid)
-        message = fold(events)
+        try:
+            message = fold(events)
+        except ValueError as error:
+            raise Problem(
+                "damaged-record",
+                "Damaged record",
+                500,
+                f"The stored events of message {mid} do not follow each other: {error}.",
+                "Tell the operator: the store has lost a write that it confirmed.",
+            ) from None
         return (message, events) if message else None
 
     def _advance(self, mid: str, lane: _Lane) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import structlog
 from pymongo import DESCENDING
 
 from controlplane.clock import Clock
@@ -17,6 +18,7 @@ from controlplane.store.schema import EVENTS
 
 __all__ = ["EventReader", "ListFilter", "Page", "from_document", "to_document"]
 
+_log = structlog.get_logger()
 _CHUNK = 200
 _SCAN_BUDGET = 20_000
 """Accepted messages that one list request may look at; past it the page is short and its cursor goes on from there."""
@@ -88,6 +90,15 @@ def from_document(document: Document) -> Event:
     )
 
 
+def _readable(events: list[Event]) -> Message | None:
+    """The fold, or None for a story with a gap: a list shows the others, and the log names this one."""
+    try:
+        return fold(events)
+    except ValueError as error:
+        _log.error("damaged_message", reason=str(error))
+        return None
+
+
 def _of_message(mid: str) -> Document:
     # `mid` targets one shard; the range on `_id` needs no index of its own.
     return {"mid": mid, "_id": {"$gte": f"{mid}:", "$lt": f"{mid};"}}
@@ -152,7 +163,7 @@ class EventReader:
             now = self._clock.now_ms()
             for head in heads:
                 cursor = head
-                message = fold(events.get(head[1], ()))
+                message = _readable(events.get(head[1], []))
                 if message and (filters.status is None or message.status_at(now) is filters.status):
                     items.append((message, events[head[1]]))
                     if len(items) == limit:
