@@ -75,7 +75,7 @@ def up(
 ) -> None:
     """Run everything on this machine: mongod, a node, two simulated carriers, a sample tenant."""
     from controlplane.embedded.up import Options  # noqa: PLC0415
-    from controlplane.embedded.up import up as run_up
+    from controlplane.embedded.up import up as run_up  # noqa: PLC0415
 
     asyncio.run(run_up(Options(data, host, port, mongo_port, carrier_ports, carrier), out))
 

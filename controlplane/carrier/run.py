@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from contextlib import suppress
 
 import uvicorn
 
@@ -76,14 +75,16 @@ class Carrier:
         )
         server = uvicorn.Server(config)
         async with asyncio.TaskGroup() as group:
-            serving = group.create_task(server._serve())  # noqa: SLF001 - its public `serve` captures SIGTERM
-            while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
-                await asyncio.sleep(0.01)
-            if server.started:
+            group.create_task(server._serve())  # noqa: SLF001 - its public `serve` captures SIGTERM
+            try:
+                while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+                    await asyncio.sleep(0.01)
                 self.http_port = server.servers[0].sockets[0].getsockname()[1]
-            self.started.set()
-            with suppress(asyncio.CancelledError):
-                await serving
+                self.started.set()
+                await asyncio.Event().wait()
+            finally:
+                for listener in server.servers:
+                    listener.close()
 
     async def _enquire(self) -> None:
         while True:

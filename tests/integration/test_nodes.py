@@ -1,0 +1,152 @@
+"""Several nodes on one database: leases, epochs, adoption, unknown."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from controlplane.bootstrap import Node
+from controlplane.clock import SystemClock
+from controlplane.domain.events import Draft, Kind
+from controlplane.errors import ConfigError
+from controlplane.store.committer import Committer
+from controlplane.store.intents import read_attempted
+from controlplane.store.leases import Checkpoint, HostLock, Lease, Terms
+
+
+def draft(mid: str, k: int = 0) -> Draft:
+    return Draft(
+        mid=mid,
+        k=k,
+        tenant="t",
+        kind=Kind.ACCEPTED if not k else Kind.CANCELLED,
+        at=1,
+        data={"to": "+49", "parts": 1},
+        prev=None,
+    )
+
+
+class TestCommitter:
+    """One winner for each ordinal, and no gap in the sequence."""
+
+    async def test_lost_races_are_told_and_filled(self, database):
+        committers = [
+            Committer(database, datacenter="dc", node=f"n{i}", epoch=1, clock=SystemClock()) for i in range(2)
+        ]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(committer.run()) for committer in committers]
+            mids = [f"{n:026d}" for n in range(200)]
+            results = await asyncio.gather(*(c.append(draft(mid)) for mid in mids for c in committers))
+            for committer in committers:
+                await committer.drain()
+            for task in tasks:
+                task.cancel()
+        won = [event for event in results if event is not None]
+        assert len(won) == 200
+        for node in ("n0", "n1"):
+            qs = sorted(d["q"] for d in await database["events"].find({"n": node}).to_list())
+            assert qs == list(range(1, 201))
+
+    async def test_withdrawn_before_it_was_sent(self, database):
+        committer = Committer(database, datacenter="dc", node="n", epoch=1, clock=SystemClock())
+        ticket = committer.submit(draft("0" * 26))
+        assert committer.withdraw(ticket)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(committer.run())
+            assert await committer.append(draft("1" * 26)) is not None
+            task.cancel()
+        assert await database["events"].count_documents({}) == 1
+
+
+class TestLeases:
+    """The owner stops before anybody may follow."""
+
+    async def test_a_silent_term_is_adopted_and_its_owner_fenced(self, database, settings):
+        terms = Terms(database, settings, SystemClock())
+        old = await terms.open("host-a")
+        new = await terms.open("host-b")
+        assert (old.epoch, new.epoch) == (1, 2)
+        assert await terms.adoptable(new) == []
+        await asyncio.sleep(settings.lease_seconds + settings.lease_margin_seconds + 0.1)
+        (dead,) = await terms.adoptable(new)
+        assert not old.valid
+        assert await terms.claim(dead, new) is not None
+        await terms.renew(old, Checkpoint())
+        assert old.fenced
+        assert not old.valid
+
+    async def test_a_proven_death_needs_no_wait(self, database, settings):
+        terms = Terms(database, settings, SystemClock())
+        await terms.open("same-host-and-boot")
+        new = await terms.open("same-host-and-boot")
+        assert [term.epoch for term in await terms.adoptable(new)] == [1]
+
+    async def test_only_one_adopts(self, database, settings):
+        terms = Terms(database, settings, SystemClock())
+        await terms.open("h")
+        first, second = await terms.open("h"), replace_node(await terms.open("x"))
+        (dead,) = [term for term in await terms.adoptable(second) if term.epoch == 1]
+        claims = await asyncio.gather(terms.claim(dead, first), terms.claim(dead, second))
+        assert sum(claim is not None for claim in claims) == 1
+
+    def test_two_processes_cannot_have_one_name(self, tmp_path):
+        lock = HostLock(tmp_path, "n")
+        with pytest.raises(ConfigError, match="HELIOGRAPH_NODE"):
+            HostLock(tmp_path, "n")
+        lock.release()
+        HostLock(tmp_path, "n").release()
+
+
+def replace_node(lease: Lease) -> Lease:
+    return replace(lease, node="other")
+
+
+class TestAdoption:
+    """What a dead node left: unattempted is sent, attempted without outcome is unknown."""
+
+    async def test_another_node_takes_over(self, node, carriers, settings, tmp_path):
+        carrier = await carriers(suffix_rules=False)
+        dead_settings = settings.model_copy(update={"node": "node-2", "state_dir": tmp_path / "two"})
+        dead = await Node.open(dead_settings)
+        fresh, attempted = f"{1:026d}", f"{2:026d}"
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(dead.committer.run()), group.create_task(dead.intents.run())]
+            for mid, policy in ((fresh, "hold"), (attempted, "hold")):
+                data = {
+                    "to": "+4915112345678", "from": "", "body": f"m {mid}", "parts": 1, "class": "transactional", "encoding": "gsm7",
+                    "expires_at": SystemClock().now_ms() + 600_000, "unknown_policy": policy, "price": 1, "currency": "EUR",
+                    "planned_route": "sim", "plan": "",
+                }  # fmt: skip
+                made = Draft(mid=mid, k=0, tenant="sample", kind=Kind.ACCEPTED, at=SystemClock().now_ms(), data=data)
+                await dead.book.accept(made)
+            await dead.intents.write([(attempted, 1, 1, "sim", "sim")])
+            for task in tasks:
+                task.cancel()
+        assert await read_attempted(dead.database, "node-2", 1, 0) == {(attempted, 1): (1, "sim", "sim")}
+        await dead.close()
+        await node.connect(carrier)
+        taken = await node.reaches(fresh, "delivered", seconds=25)
+        assert "adopted" in [event["kind"] for event in taken["timeline"]]
+        lost = await node.reaches(attempted, "unknown")
+        assert [event["kind"] for event in lost["timeline"]] == ["accepted", "unknown", "adopted"]
+        assert carrier.exchange.counts["accepted"] == 1
+
+    async def test_a_receipt_may_come_to_another_node(self, node, carriers, settings, tmp_path):
+        """Row 28: the message is open on one node, its receipt is delivered to the other."""
+        carrier = await carriers(receipt_ms="600")
+        await node.connect(carrier)
+        second = await Node.open(settings.model_copy(update={"node": "node-2", "state_dir": tmp_path / "two"}))
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(second.run(stop))
+            await node.until(lambda: second.binds.healthy("sim"))
+            carrier.exchange.change(receipt_other_bind=True)
+            ids = [(await node.send(body=f"m{n}"))["id"] for n in range(10)]
+            for mid in ids:
+                message = await node.reaches(mid, "delivered")
+                nodes = {event["node"] for event in message["timeline"]}
+                assert nodes == {"node-1", "node-2"}
+            stop.set()
+        await second.close()
