@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import json
 import random
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -69,6 +69,8 @@ class Deliverer:
         self._open: dict[int, int] = {}
         """q → callbacks of that event that are neither sent nor parked."""
         self._order: list[int] = []
+        self._parked: OrderedDict[tuple[str, str], None] = OrderedDict()
+        """Messages and endpoints that this node has parked: what comes later waits behind, in order."""
         self.sent = 0
         self.failed = 0
 
@@ -180,18 +182,26 @@ class Deliverer:
         while lane.waiting:
             k, _ = lane.waiting[0]
             item = Parked(lane.mid, lane.tenant, lane.endpoint, lane.url, (k,), 0)
-            again = 0 if crowded else await self._try(sender, item, k)
+            again = 0 if crowded or self._is_parked(lane) else await self._try(sender, item, k)
             if again is not None:
                 rest = tuple(number for number, _ in lane.waiting)
                 due = self._clock.now_ms() + again
-                await self._log.park(
-                    Parked(lane.mid, lane.tenant, lane.endpoint, lane.url, rest, 0 if crowded else 1), due
-                )
+                tried = 1 if again else 0
+                await self._log.park(Parked(lane.mid, lane.tenant, lane.endpoint, lane.url, rest, tried), due)
+                self._remember_parked(lane)
                 while lane.waiting:
                     self._settle(lane.waiting.popleft()[1])
                 break
             self._settle(lane.waiting.popleft()[1])
         del self._lanes[lane.mid, lane.endpoint]
+
+    def _is_parked(self, lane: _Lane) -> bool:
+        return (lane.mid, lane.endpoint) in self._parked
+
+    def _remember_parked(self, lane: _Lane) -> None:
+        self._parked[lane.mid, lane.endpoint] = None
+        if len(self._parked) > _MAX_WAITING:
+            self._parked.popitem(last=False)
 
     def _settle(self, q: int) -> None:
         if q:
@@ -214,7 +224,7 @@ class Deliverer:
             if again is not None:
                 await self._log.postpone(item, self._clock.now_ms() + again)
                 return
-            await self._log.sent(item, k)
+            await self._log.sent(item, k, last=k == item.ks[-1])
 
     async def _try(self, sender: Sender, item: Parked, k: int) -> int | None:
         """One attempt, logged. None: this callback needs no further try; else milliseconds to the next."""

@@ -189,11 +189,15 @@ class CallbackLog:
                     )
         return claimed
 
-    async def sent(self, item: Parked, k: int) -> None:
-        """One of them needs no further try; the document goes with its last."""
+    async def sent(self, item: Parked, k: int, *, last: bool) -> None:
+        """One of them needs no further try. With the last of the claim the document goes, or is free for what was added meanwhile."""
+        changes: Document = {"attempt": 0}
+        if last:
+            changes |= {"until": 0, "due": self._clock.now_ms()}
         with border():
-            await self._parked.update_one({"_id": item.id}, {"$pull": {"ks": k}, "$set": {"attempt": 0}})
-            await self._parked.delete_one({"_id": item.id, "ks": {"$size": 0}})
+            await self._parked.update_one({"_id": item.id}, {"$pull": {"ks": k}, "$set": changes})
+            if last:
+                await self._parked.delete_one({"_id": item.id, "ks": {"$size": 0}})
 
     async def postpone(self, item: Parked, due: int) -> None:
         """Try again at `due`; the claim is given back."""
