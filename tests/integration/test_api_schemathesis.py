@@ -6,13 +6,17 @@ import asyncio
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
-from schemathesis import checks
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 CHECKS = [
     schemathesis.checks.not_a_server_error,
-    checks.CHECKS.get_one("status_code_conformance"),
-    checks.CHECKS.get_one("content_type_conformance"),
-    checks.CHECKS.get_one("response_schema_conformance"),
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
 ]
 
 
@@ -31,7 +35,7 @@ class TestConformance:
             operation = result.ok()
 
             @settings(
-                max_examples=12, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+                max_examples=25, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )  # fmt: skip
             def check(case):
