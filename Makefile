@@ -34,7 +34,7 @@ format: setup-dev ## Format the code
 	$(RUN) ruff check --fix .
 
 openapi: setup-dev ## Write docs/openapi.json
-	$(RUN) python -m controlplane.api.openapi > docs/openapi.json
+	$(RUN) python -m controlplane.api > docs/openapi.json
 
 clean: ## Remove what can be made again (never data/)
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist

@@ -113,10 +113,10 @@ class Node:
             self._clock,
             receipt_grace_seconds=self.settings.receipt_grace_seconds,
         )
-        judge = Judge(self.book, self.intents, self._clock, self.owner.next_route, self.owner.landed)
+        self._judge = Judge(self.book, self.intents, self._clock, self.owner.next_route, self.owner.landed)
         self.binds = Binds(
             self._make_outbox,
-            judge,
+            self._judge,
             self._on_deliver,
             Slots(self.database, self.lease, self._clock),
             self._clock,
@@ -132,6 +132,7 @@ class Node:
     def _make_outbox(self, connector: Connector) -> Outbox:
         outbox = Outbox(connector, self.book, self.intents, self.lease, self._clock)
         outbox.forget = self.owner.unqueued
+        outbox.unsendable = self._judge.unsendable
         return outbox
 
     def _wire_receipts(self) -> None:

@@ -200,7 +200,6 @@ class ConnectorBody(_Body):
     ] = 1
     receipt_id_format: Literal["auto", "as_is", "hex", "dec"] = "auto"
     send_validity: bool = True
-    query_sm: bool = False
     tenant: Annotated[str, Field(max_length=64)] = ""
     enabled: bool = True
 

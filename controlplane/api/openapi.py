@@ -1,12 +1,11 @@
 """The OpenAPI 3.1 document: FastAPI's, plus the two hot routes from their msgspec types, the problems, the security scheme.
 
-`python -m controlplane.api.openapi > docs/openapi.json` writes the committed copy; a test compares.
+`python -m controlplane.api > docs/openapi.json` writes the committed copy; a test compares.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import msgspec
@@ -206,15 +205,3 @@ def install(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def main() -> None:
-    """Print the document."""
-    from controlplane.api.app import bare_app  # noqa: PLC0415 - app imports this module
-
-    json.dump(document(bare_app()), sys.stdout, indent=1, ensure_ascii=False, sort_keys=True)
-    sys.stdout.write("\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -62,6 +62,8 @@ class Outbox:
         """Monotonic time since when no bind can submit; None while one can."""
         self.forget: Callable[[str], None] = lambda _mid: None
         """Told of each mid that leaves the queues."""
+        self.unsendable: Callable[[Unit, str], None] = lambda _unit, _why: None
+        """Told of a unit that cannot be written as a PDU."""
 
     def __len__(self) -> int:
         return len(self._head) + sum(len(queue) for queue in self._queues.values())
@@ -187,8 +189,11 @@ class Outbox:
                 if bind is None:
                     self.throttle.give_back(1)
                     self.refused(unit)
-                else:
+                    continue
+                try:
                     bind.submit(unit.pdu, unit)
+                except ValueError as error:  # a field that SMPP has no room for: never sent
+                    self.unsendable(unit, str(error))
         finally:
             self._reserved -= len(units)
             self._sending -= 1

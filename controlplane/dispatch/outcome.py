@@ -83,6 +83,10 @@ class Judge:
         """The submit went out and nothing came back: `cause` is timeout or connection_lost."""
         self._record(_Answer(unit, 0, late=False), Kind.UNKNOWN, {"parts": list(unit.parts)}, reason=cause)
 
+    def unsendable(self, unit: Unit, why: str) -> None:
+        """It cannot be written as a PDU, on any route: nothing was sent."""
+        self._record(_Answer(unit, 0, late=False), Kind.FAILED, {}, reason=f"unsendable: {why}"[:200])
+
     def _full(self, outbox: Outbox, answer: _Answer) -> None:
         mid = answer.unit.message.mid
         tries = self._queue_full[mid] = self._queue_full.get(mid, 0) + 1

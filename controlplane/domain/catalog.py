@@ -42,7 +42,7 @@ class UnknownPolicy(StrEnum):
     """What to do with a message whose submit has no known outcome."""
 
     HOLD = "hold"
-    """Wait for a late response, a receipt or query_sm; expire otherwise. At most once."""
+    """Wait for a late response or a receipt; expire otherwise. At most once."""
     RESEND = "resend"
     """Send again. At least once."""
 
@@ -138,8 +138,6 @@ class Connector:
     receipt_id_format: str = "auto"
     """auto, as_is, hex (receipt decimal, response hex) or dec (receipt hex, response decimal)."""
     send_validity: bool = True
-    query_sm: bool = False
-    """The carrier answers query_sm: used to resolve `unknown`."""
     tenant: str = ""
     """Who receives this connector's mobile-originated messages; empty = nobody: they are kept."""
     enabled: bool = True
