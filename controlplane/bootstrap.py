@@ -282,7 +282,9 @@ class Node:
         self.book.closing = True
         await self.binds.stop()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.committer.drain(), self.settings.accept_timeout_seconds)
+            async with asyncio.timeout(self.settings.accept_timeout_seconds):
+                await self.committer.drain()
+                await self.intents.flush()
         self.committer.close()
         try:
             await self.tenure.release()

@@ -181,7 +181,11 @@ class Outbox:
                 for unit in units
                 for part in unit.parts
             ]
-            intent = await self._intents.write(items)
+            try:
+                intent = await self._intents.write(items)
+            except asyncio.CancelledError:  # the connector is being replaced: nothing of it was sent
+                self._head.extend(units)
+                raise
             lease_valid = self._lease.valid
             for unit in units:
                 unit.intent = intent.number

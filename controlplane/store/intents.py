@@ -60,6 +60,11 @@ class IntentLog:
         self._wake.set()
         return await future
 
+    async def flush(self) -> None:
+        """Make durable which parts were refused: at a clean stop, so that they do not count as unknown."""
+        if self._refused:
+            await self.write([])
+
     def resolve(self, number: int, count: int = 1) -> None:
         """`count` submits of that intent have an outcome that is durable (or were never sent)."""
         intent = self._open.get(number)
@@ -87,7 +92,8 @@ class IntentLog:
             refused, self._refused = self._refused, []
             intent = Intent(self._next, len(items))
             self._next += 1
-            self._open[intent.number] = intent
+            if items:
+                self._open[intent.number] = intent
             await self._insert(intent, items, refused)
             for future, count in waiters:
                 if future.done():  # its caller is gone: nothing of it will be sent

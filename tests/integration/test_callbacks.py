@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 
 import pytest
 from standardwebhooks.webhooks import Webhook
 
 from controlplane.callbacks import deliver
-
-receivers = importlib.import_module("tests.simulators.receiver")
+from tests.simulators.receiver import receiver
 
 
 @pytest.fixture
 async def hook():
-    async with receivers.receiver() as found:
+    async with receiver() as found:
         yield found
 
 

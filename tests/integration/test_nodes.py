@@ -14,6 +14,7 @@ from controlplane.errors import ConfigError
 from controlplane.store.committer import Committer
 from controlplane.store.intents import read_attempted
 from controlplane.store.leases import Checkpoint, HostLock, Lease, Terms
+from tests.simulators.node import running_node
 
 
 def draft(mid: str, k: int = 0) -> Draft:
@@ -150,3 +151,34 @@ class TestAdoption:
                 assert nodes == {"node-1", "node-2"}
             stop.set()
         await second.close()
+
+
+class TestStop:
+    """A clean stop leaves nothing unknown, and a restart goes on."""
+
+    async def test_what_waits_is_sent_by_the_next_life(self, settings, database, carriers):
+        carrier = await carriers(rate_limit=20.0)
+        async with running_node(settings) as first:
+            await first.seed()
+            await first.connect(carrier, rate=40.0)
+            ids = [(await first.send(body=f"m{n}"))["id"] for n in range(60)]
+            await asyncio.sleep(0.5)
+        async with running_node(settings) as second:
+            second.key = first.key
+            for mid in ids:
+                message = await second.reaches(mid, "delivered", seconds=30)
+                assert "unknown" not in [event["kind"] for event in message["timeline"]]
+        assert carrier.exchange.counts["accepted"] == 60
+
+    async def test_a_connector_replaced_under_load_loses_nothing(self, node, carriers):
+        carrier = await carriers(response_ms="1-20")
+        await node.connect(carrier)
+        ids = []
+        for number in range(120):
+            ids.append((await node.send(body=f"m{number}"))["id"])
+            if number % 40 == 20:
+                old = node.node.catalog.snapshot.connectors["sim"]
+                await node.node.catalog.put(replace(old, window=old.window + 1))
+        for mid in ids:
+            await node.reaches(mid, "delivered", seconds=30)
+        assert carrier.exchange.counts["accepted"] == 120
