@@ -29,6 +29,7 @@ from controlplane.settings import Settings
 from controlplane.store.callback_log import Attempt, CallbackLog, Parked
 from controlplane.store.catalog import Catalog
 from controlplane.store.events import EventReader
+from controlplane.tasks import going_on
 
 __all__ = ["OWN_URL", "Deliverer"]
 
@@ -168,7 +169,7 @@ class Deliverer:
                 group.create_task(self._retry(sender))
 
     async def _work(self, sender: Sender) -> None:
-        while True:
+        while going_on():
             lane = await self._ready.get()
             try:
                 await self._send_lane(sender, lane)
@@ -210,7 +211,7 @@ class Deliverer:
                 del self._open[q]
 
     async def _retry(self, sender: Sender) -> None:
-        while True:
+        while going_on():
             await asyncio.sleep(_POLL_SECONDS)
             try:
                 items = await self._log.claim(_CLAIM)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from controlplane.carrier.ids import in_receipt
 from controlplane.smpp import pdu as p
 from controlplane.smpp.tlv import MESSAGE_PAYLOAD, MESSAGE_STATE, NETWORK_ERROR_CODE, RECEIPTED_MESSAGE_ID
+from controlplane.tasks import going_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +92,7 @@ class Receipts:
 
     async def run(self) -> None:
         """Send until cancelled."""
-        while True:
+        while going_on():
             now = self._exchange.clock.monotonic()
             while self._heap and self._heap[0][0] <= now:
                 due = heapq.heappop(self._heap)[2]
@@ -99,7 +100,8 @@ class Receipts:
             timeout = max(0.001, self._heap[0][0] - now) if self._heap else None
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), timeout)
+                async with asyncio.timeout(timeout):  # wait_for of Python 3.11 can swallow a cancellation
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

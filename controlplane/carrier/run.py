@@ -16,6 +16,7 @@ from controlplane.carrier.server import Exchange, Session
 from controlplane.clock import Clock, SystemClock
 from controlplane.errors import ConfigError
 from controlplane.smpp.pdu import EnquireLink
+from controlplane.tasks import going_on
 
 __all__ = ["Carrier"]
 
@@ -87,7 +88,7 @@ class Carrier:
                     listener.close()
 
     async def _enquire(self) -> None:
-        while True:
+        while going_on():
             await asyncio.sleep(self.exchange.behaviour.enquire_seconds or 1.0)
             if self.exchange.behaviour.enquire_seconds:
                 for session in self.exchange.sessions:

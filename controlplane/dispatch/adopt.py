@@ -22,6 +22,7 @@ from controlplane.store.client import Database
 from controlplane.store.events import EventReader
 from controlplane.store.intents import read_attempted
 from controlplane.store.leases import Checkpoint, Lease, Term, Terms
+from controlplane.tasks import going_on
 
 __all__ = ["Adopter"]
 
@@ -59,7 +60,7 @@ class Adopter:
 
     async def run(self) -> None:
         """Look for dead terms until cancelled."""
-        while True:
+        while going_on():
             try:
                 if self._lease.valid:
                     for term in await self._terms.adoptable(self._lease):

@@ -22,6 +22,7 @@ from controlplane.errors import StoreUnavailableError
 from controlplane.smpp.connection import Bind, tls_context
 from controlplane.smpp.pdu import AlertNotification, DataSm, DeliverSm, QuerySmResp
 from controlplane.store.slots import Slots
+from controlplane.tasks import going_on
 
 __all__ = ["Binds", "Inbound"]
 
@@ -132,7 +133,7 @@ class Binds:
     async def run(self) -> None:
         """Follow the catalog until cancelled."""
         async with asyncio.TaskGroup() as group:
-            while True:
+            while going_on():
                 await self._changed.wait()
                 self._changed.clear()
                 if self._stopping:

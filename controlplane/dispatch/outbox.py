@@ -17,6 +17,7 @@ from controlplane.smpp.pdu import SubmitSm
 from controlplane.store.book import Book
 from controlplane.store.intents import IntentLog
 from controlplane.store.leases import Lease
+from controlplane.tasks import going_on
 
 __all__ = ["Outbox", "Unit"]
 
@@ -117,7 +118,7 @@ class Outbox:
     async def run(self) -> None:
         """Send until cancelled. What is in hand then is in the intents, and is judged by whoever adopts this term."""
         async with asyncio.TaskGroup() as group:
-            while True:
+            while going_on():
                 await self._wake.wait()
                 self._wake.clear()
                 while self._sending < _BATCHES_IN_FLIGHT and (units := self._collect()):

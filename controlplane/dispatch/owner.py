@@ -13,6 +13,7 @@ from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message, PartState
 from controlplane.routing import Router, RouteRequest
 from controlplane.store.book import Book, Fact
+from controlplane.tasks import going_on
 
 __all__ = ["Owner"]
 
@@ -178,7 +179,7 @@ class Owner:
     async def run(self) -> None:
         """Keep time until cancelled."""
         ticks = 0
-        while True:
+        while going_on():
             await asyncio.sleep(_TICK_SECONDS)
             due = self._wheel.due(self._clock.now_ms())
             for start in range(0, len(due), _SLICE):

@@ -9,6 +9,7 @@ import structlog
 
 from controlplane.errors import StoreUnavailableError
 from controlplane.store.leases import Checkpoint, Lease, Terms
+from controlplane.tasks import going_on
 
 __all__ = ["FencedError", "Tenure"]
 
@@ -30,7 +31,7 @@ class Tenure:
 
     async def run(self) -> None:
         """Renew until cancelled. Raises FencedError."""
-        while True:
+        while going_on():
             try:
                 await self._terms.renew(self._lease, self._checkpoint())
             except StoreUnavailableError as error:

@@ -71,7 +71,8 @@ class Child:
             return
         self.process.terminate()
         try:
-            await asyncio.wait_for(self.process.wait(), _STOP_SECONDS)
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self.process.wait()
         except TimeoutError:
             self.process.kill()
             await self.process.wait()

@@ -17,6 +17,7 @@ from controlplane.smpp.pdu import DataSm, DeliverSm
 from controlplane.smpp.tlv import SAR_MSG_REF_NUM, SAR_SEGMENT_SEQNUM, SAR_TOTAL_SEGMENTS
 from controlplane.store.book import Book
 from controlplane.store.inbound_parts import InboundParts, PartGroup
+from controlplane.tasks import going_on
 
 __all__ = ["Inbound"]
 
@@ -52,7 +53,7 @@ class Inbound:
 
     async def run(self) -> None:
         """Record what stays incomplete, until cancelled."""
-        while True:
+        while going_on():
             await asyncio.sleep(_SWEEP_SECONDS)
             with suppress(StoreUnavailableError):
                 for group in await self._parts.due():

@@ -16,6 +16,7 @@ from controlplane.smpp.pdu import DataSm, DeliverSm
 from controlplane.smpp.receipt_text import is_receipt, parse_receipt
 from controlplane.smpp.status import ESME_ROK, ESME_RX_T_APPN
 from controlplane.store.orphans import OrphanStore
+from controlplane.tasks import going_on
 
 __all__ = ["Ingest"]
 
@@ -71,7 +72,7 @@ class Ingest:
             group.create_task(self._inbound.run())
 
     async def _work(self) -> None:
-        while True:
+        while going_on():
             connector, pdu, answer = await self._queue.get()
             try:
                 await self._take(connector, pdu)
@@ -100,7 +101,7 @@ class Ingest:
     async def _sweep(self) -> None:
         """Orphans again and again: at once when this node stored their other half, else when they are due."""
         turn = 0
-        while True:
+        while going_on():
             await asyncio.sleep(_SWEEP_SECONDS)
             turn += 1
             with suppress(StoreUnavailableError):

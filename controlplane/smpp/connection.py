@@ -189,7 +189,8 @@ class Bind:
                 self._handler.on_unbound(self, reason, pause, self.bind_status)
                 if not self._stopping:
                     try:
-                        await asyncio.wait_for(self._stopped.wait(), pause)
+                        async with asyncio.timeout(pause):  # wait_for of Python 3.11 can swallow a cancellation
+                            await self._stopped.wait()
                     except TimeoutError:
                         continue
         finally:
@@ -238,14 +239,14 @@ class Bind:
         loop = asyncio.get_running_loop()
         wire = _Wire(self, session)
         try:
-            connecting = loop.create_connection(
-                lambda: wire,
-                c.host,
-                c.port,
-                ssl=self._ssl,
-                server_hostname=(c.tls_server_name or c.host) if self._ssl else None,
-            )
-            await asyncio.wait_for(connecting, _CONNECT_SECONDS)
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await loop.create_connection(
+                    lambda: wire,
+                    c.host,
+                    c.port,
+                    ssl=self._ssl,
+                    server_hostname=(c.tls_server_name or c.host) if self._ssl else None,
+                )
         except TimeoutError:
             return f"no connection to {c.host}:{c.port} in {_CONNECT_SECONDS:.0f} s"
         except (OSError, ssl.SSLError) as error:

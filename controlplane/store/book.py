@@ -25,6 +25,7 @@ from controlplane.errors import Problem, StoreUnavailableError
 from controlplane.store.committer import Committer
 from controlplane.store.events import EventReader
 from controlplane.store.leases import Lease, require
+from controlplane.tasks import going_on
 
 __all__ = ["Accepted", "Book", "Fact", "Listener"]
 
@@ -125,7 +126,7 @@ class Book:
     async def run(self) -> None:
         """Read what lanes need from MongoDB, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            while True:
+            while going_on():
                 group.create_task(await self._work.get())
 
     # -- accepting -----------------------------------------------------------------------------------------------------
@@ -281,7 +282,8 @@ class Book:
 
         self.post(mid, Fact(kind, data, route, reason, cids, guard, done))
         try:
-            return await asyncio.wait_for(future, self._accept_timeout)
+            async with asyncio.timeout(self._accept_timeout):
+                return await future
         except TimeoutError:
             raise StoreUnavailableError(f"MongoDB did not confirm {kind.value} of {mid} in time.") from None
 
@@ -383,12 +385,13 @@ class Book:
 
     async def _read(self, mid: str) -> list[Event]:
         pause = 0.02
-        while True:
+        while going_on():
             try:
                 return await self._reader.load(mid)
             except StoreUnavailableError:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
+        raise asyncio.CancelledError
 
     def _apply(self, message: Message, event: Event, *, own: bool) -> None:
         message.apply(event)

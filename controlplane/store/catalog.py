@@ -18,6 +18,7 @@ from controlplane.domain.catalog import BindType, CallbackEndpoint, Connector, K
 from controlplane.errors import Problem, StoreUnavailableError
 from controlplane.store.client import Database, Document, border
 from controlplane.store.seal import Seal
+from controlplane.tasks import going_on
 
 __all__ = ["Catalog", "CatalogError", "not_found"]
 
@@ -77,7 +78,7 @@ class Catalog:
 
     async def run(self) -> None:
         """Follow the version until cancelled; without MongoDB the last snapshot stays in force."""
-        while True:
+        while going_on():
             await asyncio.sleep(_POLL_SECONDS)
             try:
                 await self.refresh()

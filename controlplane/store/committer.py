@@ -25,6 +25,7 @@ from controlplane.errors import StoreUnavailableError
 from controlplane.store.client import Database
 from controlplane.store.events import to_document
 from controlplane.store.schema import EVENTS
+from controlplane.tasks import going_on
 
 __all__ = ["Committer", "Ticket"]
 
@@ -137,7 +138,7 @@ class Committer:
     async def run(self) -> None:
         """Send batches until cancelled."""
         async with asyncio.TaskGroup() as group:
-            while True:
+            while going_on():
                 await self._wake.wait()
                 await asyncio.sleep(0)  # let everything that is ready in this turn of the loop join the batch
                 while self._queue and len(self._flying) < self._slots:
@@ -220,7 +221,7 @@ class Committer:
         """Insert until every document's outcome is known; the ids that somebody else had taken, and whether it took more than one try."""
         pause = 0.02
         tries = 0
-        while True:
+        while going_on():
             tries += 1
             try:
                 await self._collection.insert_many(documents, ordered=False)
@@ -238,6 +239,7 @@ class Committer:
                 self.failing_since = self._clock.monotonic()
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)
+        raise asyncio.CancelledError
 
     async def _judge(self, documents: list[dict[str, Any]], error: BulkWriteError) -> set[str] | None:
         """Which duplicates are not our own earlier tries; None when something else went wrong, or when it cannot be told yet."""

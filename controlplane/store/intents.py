@@ -17,6 +17,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from controlplane.clock import Clock
 from controlplane.store.client import Database, border
 from controlplane.store.schema import INTENTS
+from controlplane.tasks import going_on
 
 __all__ = ["Intent", "IntentItem", "IntentLog", "read_attempted"]
 
@@ -81,7 +82,7 @@ class IntentLog:
 
     async def run(self) -> None:
         """Write until cancelled."""
-        while True:
+        while going_on():
             await self._wake.wait()
             self._wake.clear()
             await asyncio.sleep(0)
@@ -109,7 +110,7 @@ class IntentLog:
             "at": datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC),
         }
         pause = 0.02
-        while True:
+        while going_on():
             try:
                 await self._collection.insert_one(document)
             except DuplicateKeyError:
@@ -119,6 +120,7 @@ class IntentLog:
                 pause = min(pause * 2, 1.0)
             else:
                 return
+        raise asyncio.CancelledError
 
 
 def _id(node: str, epoch: int, number: int) -> str:
