@@ -61,7 +61,6 @@ class Kind(StrEnum):
     CANCELLED = "cancelled"
     FEEDBACK = "feedback"
     ADOPTED = "adopted"
-    RELEASED = "released"
     ERASED = "erased"
     RECEIVED = "received"
     VOID = "void"

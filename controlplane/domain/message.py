@@ -87,7 +87,7 @@ class Message:
     accepted_at: int = 0
     updated_at: int = 0
     owner: tuple[str, int] | None = None
-    """(node, epoch) that dispatches it; None after a release."""
+    """(node, epoch) that dispatches it; None for a message from a phone."""
     to: str = ""
     sender: str = ""
     body: str = ""
@@ -264,10 +264,6 @@ def _adopted(m: Message, event: Event, _data: dict[str, Any]) -> None:
     m.owner = (event.node, event.epoch)
 
 
-def _released(m: Message, _event: Event, _data: dict[str, Any]) -> None:
-    m.owner = None
-
-
 def _feedback(m: Message, _event: Event, data: dict[str, Any]) -> None:
     m.feedback = data.get("outcome", "")
 
@@ -310,12 +306,11 @@ _APPLY = {
     Kind.CANCELLED: _settled,
     Kind.FEEDBACK: _feedback,
     Kind.ADOPTED: _adopted,
-    Kind.RELEASED: _released,
     Kind.ERASED: _erased,
     Kind.RECEIVED: _received,
     Kind.VOID: _void,
 }
-_SILENT = frozenset({Kind.ADOPTED, Kind.RELEASED, Kind.FEEDBACK})
+_SILENT = frozenset({Kind.ADOPTED, Kind.FEEDBACK})
 
 
 def fold(events: Iterable[Event]) -> Message | None:

@@ -21,7 +21,6 @@ __all__ = [
     "decode",
     "decode_gsm7",
     "encode_gsm7",
-    "offending",
     "parse_udh",
     "split",
 ]
@@ -141,11 +140,6 @@ def analyse(body: str, *, smart: bool = False) -> Analysis:
         return Analysis(body, encoding, 1, units, _SINGLE[encoding], replaced)
     per_part = _MULTI[encoding][LongMode.UDH8]
     return Analysis(body, encoding, len(_cuts(_units(body, encoding), encoding, per_part)), units, per_part, replaced)
-
-
-def offending(body: str) -> list[tuple[int, str]]:
-    """(index, character) of everything that GSM-7 cannot carry."""
-    return [(match.start(), match.group()) for match in _NOT_GSM7.finditer(body)]
 
 
 def encode_gsm7(text: str) -> bytes:

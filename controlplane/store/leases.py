@@ -234,11 +234,6 @@ class Terms:
         with border():
             await self._terms.update_one({"_id": term.id}, {"$set": {"state": CLOSED}})
 
-    async def list(self) -> list[Term]:
-        """All terms that are not closed."""
-        with border():
-            return [_term(document) async for document in self._terms.find({"state": {"$ne": CLOSED}})]
-
 
 def require(lease: Lease) -> None:
     """Raise StoreUnavailableError unless this node may act."""

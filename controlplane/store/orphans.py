@@ -90,11 +90,6 @@ class OrphanStore:
         with border():
             await self._orphans.delete_one({"_id": orphan_id})
 
-    async def count(self) -> int:
-        """How many receipts have no message."""
-        with border():
-            return await self._orphans.estimated_document_count()
-
 
 def _orphan(document: Document) -> Orphan:
     receipt = document["receipt"]
