@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 
 from controlplane.api.app import create_app
+from controlplane.api.peers import Peers
 from controlplane.api.services import BindState, ConnectorState, Health, Services
 from controlplane.callbacks.deliver import Deliverer
 from controlplane.callbacks.guard import ForbiddenTargetError, check_url
@@ -157,6 +158,7 @@ class Node:
             events=self.reader,
             catalog=self.catalog,
             router=self.router,
+            peers=Peers(self.settings.node, self.terms.url_of),
             callbacks=self.deliverer,
             callback_log=self.callback_log,
             check_callback_url=self._check_callback_url,

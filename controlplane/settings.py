@@ -43,6 +43,8 @@ class Settings(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(8080, ge=0, le=65535)
+    advertise_url: str = Field("", pattern=r"(https?://[^/?#]+)?")
+    """Where the other nodes of the datacenter reach this one; empty: host and port, unless it listens on all addresses."""
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
@@ -86,6 +88,14 @@ class Settings(BaseModel):
     def secret(self) -> bytes:
         """The secret key as bytes."""
         return self.secret_key.get_secret_value().encode()
+
+    @property
+    def peer_url(self) -> str:
+        """Base URL for the other nodes; "" when it cannot be told."""
+        if self.advertise_url or self.host in ("0.0.0.0", "::") or not self.port:  # noqa: S104 - compared, not bound
+            return self.advertise_url
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls_certificate else 'http'}://{host}:{self.port}"
 
     def model_post_init(self, _context: Any, /) -> None:
         """Refuse combinations that would lose messages."""

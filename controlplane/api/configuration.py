@@ -200,6 +200,9 @@ class ConnectorBody(_Body):
     ] = 1
     receipt_id_format: Literal["auto", "as_is", "hex", "dec"] = "auto"
     send_validity: bool = True
+    query_sm: Annotated[
+        bool, Field(description="Ask the carrier for the state of what has no receipt when its validity is over.")
+    ] = False
     tenant: Annotated[str, Field(max_length=64)] = ""
     enabled: bool = True
 

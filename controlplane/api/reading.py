@@ -110,27 +110,26 @@ async def get_message(request: Request, mid: str, caller: Reader) -> dict[str, A
 
 
 @router.post("/{mid}/cancel", operation_id="cancelMessage", summary="Cancel a message that has not been sent")
-async def cancel_message(request: Request, mid: str, caller: Writer) -> dict[str, Any]:
-    """Possible while it is scheduled, accepted or queued, and not in hand."""
+async def cancel_message(request: Request, mid: str, caller: Writer) -> Any:
+    """Possible while it is scheduled, accepted or queued, and not in hand. Any node takes the request; the message's owner decides."""
     services = services_of(request)
     message, _ = await _load(services, caller, mid)
     book = services.book
-    here = message.owner is not None and book.get(mid) is not None
     event = None
-    if here:
+    if book.get(mid) is not None:
         event = await book.record(
             mid, Kind.CANCELLED, {}, guard=lambda m: m.status in _CANCELLABLE and mid not in book.flying
         )
+    elif message.owner is not None and not message.final:
+        return await services.peers.forward(request, message.owner)
     message, events = await _load(services, caller, mid)
     if event is None and message.status is not Status.CANCELLED:
-        node = message.owner[0] if message.owner and not message.final and not here else ""
         raise Problem(
             "not-cancellable",
             "Cannot be cancelled",
             409,
-            f"The message is {message.status_at(services.clock.now_ms()).value}"
-            + (f", and node {node} has it in hand." if node else " or on its way to the carrier."),
-            f"Send the request to node {node}." if node else "Nothing: GET the message to see what became of it.",
+            f"The message is {message.status_at(services.clock.now_ms()).value} or on its way to the carrier.",
+            "Nothing: GET the message to see what became of it.",
         )
     return detail(message, events, services.clock.now_ms())
 

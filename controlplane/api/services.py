@@ -8,6 +8,7 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 
+from controlplane.api.peers import Peers
 from controlplane.clock import Clock
 from controlplane.routing import Router
 from controlplane.settings import Settings
@@ -71,6 +72,7 @@ class Services:
     events: EventReader
     catalog: Catalog
     router: Router
+    peers: Peers
     callbacks: CallbackReplay
     callback_log: CallbackLog
     check_callback_url: Callable[[str], str | None]

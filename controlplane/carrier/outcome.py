@@ -12,10 +12,11 @@ __all__ = ["SUFFIXES", "Fate", "decide"]
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """`status` answers the submit; `state` is the receipt's, "" for none."""
+    """`status` answers the submit; `state` is the receipt's, "" for none; `became` is what query_sm tells."""
 
     status: int = 0
     state: str = ""
+    became: str = ""
     respond: bool = True
     cut: bool = False
 
@@ -46,9 +47,10 @@ def decide(behaviour: Behaviour, recipient: str, rng: random.Random) -> Fate:
             draw -= probability
             if draw < 0:
                 return Fate(status=int(status, 0))
-    state = rng.choices(list(behaviour.outcomes), list(behaviour.outcomes.values()))[0]
+    state = became = rng.choices(list(behaviour.outcomes), list(behaviour.outcomes.values()))[0]
     if behaviour.receipt_missing and rng.random() < behaviour.receipt_missing:
         state = ""
     if behaviour.drop_connection and rng.random() < behaviour.drop_connection:
-        return Fate(state=state, respond=False, cut=True)
-    return Fate(state=state, respond=not (behaviour.drop_response and rng.random() < behaviour.drop_response))
+        return Fate(state=state, became=became, respond=False, cut=True)
+    respond = not (behaviour.drop_response and rng.random() < behaviour.drop_response)
+    return Fate(state=state, became=became, respond=respond)

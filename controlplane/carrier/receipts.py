@@ -41,6 +41,9 @@ class Taken:
     source: str
     dest: str
     state: str
+    """The receipt's; empty for no receipt."""
+    became: str
+    """What query_sm tells; empty: nothing yet."""
     at: int
     digest: str
     text: str

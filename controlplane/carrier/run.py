@@ -105,7 +105,14 @@ class Carrier:
                 self.exchange.submits += 1
                 if line["state"]:
                     owed[line["id"]] = Taken(
-                        line["id"], line["src"], line["dst"], line["state"], line["at"], line["digest"], ""
+                        id=line["id"],
+                        source=line["src"],
+                        dest=line["dst"],
+                        state=line["state"],
+                        became=line["state"],
+                        at=line["at"],
+                        digest=line["digest"],
+                        text="",
                     )
             elif line["e"] == "ack":
                 owed.pop(line["id"], None)

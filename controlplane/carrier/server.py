@@ -82,6 +82,7 @@ class Exchange:
             source=pdu.source_addr,
             dest=pdu.dest_addr,
             state=fate.state if pdu.registered_delivery & 0x03 else "",
+            became=fate.became or fate.state,
             at=self.clock.now_ms(),
             digest=digest(pdu.message),
             text=pdu.message[:20].decode("latin-1"),
@@ -269,7 +270,7 @@ class Session(asyncio.Protocol):
         if taken is None:
             self.send(p.QuerySmResp(sequence=pdu.sequence, status=0x67))
         else:
-            state = states.get(taken.state, 1)
+            state = states.get(taken.became, 1)
             self.send(p.QuerySmResp(sequence=pdu.sequence, message_id=pdu.message_id, message_state=state))
 
     def _submit(self, pdu: p.SubmitSm) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from controlplane.clock import Clock
+from controlplane.dispatch.inquiry import Inquirer
 from controlplane.dispatch.outbox import Outbox
 from controlplane.dispatch.timers import Wheel
 from controlplane.domain.catalog import MessageClass, SenderType, UnknownPolicy
@@ -21,6 +22,8 @@ _TICK_SECONDS = 0.25
 _LOOK_AGAIN_MS = 1_000
 _DOWN_SECONDS = 2.0
 _MAX_RESENDS = 5
+_QUERIES = 8
+"""How often a message without receipt is asked for, spread over the grace period."""
 _SLICE = 2_000
 """Messages looked at before the loop may do something else."""
 
@@ -43,6 +46,7 @@ class Owner:
         self._clock = clock
         self._grace_ms = receipt_grace_seconds * 1000
         self._wheel = Wheel()
+        self._inquirer = Inquirer(book, outboxes)
         self._queued: set[str] = set()
         self._unroutable: set[str] = set()
         self._evacuated: dict[str, frozenset[str]] = {}
@@ -86,6 +90,9 @@ class Owner:
             self._expire(message, "no_outcome" if PartState.UNKNOWN in states else "no_receipt")
         elif PartState.UNKNOWN in states and self._resends(message, now):
             self._resend(message)
+        elif PartState.SUBMITTED in states and now >= message.expires_at:
+            self._inquirer.ask(message)
+            self._wheel.add(now + max(_LOOK_AGAIN_MS, self._grace_ms // _QUERIES), mid)
 
     def _look_pending(self, message: Message, now: int) -> None:
         if now >= message.expires_at:

@@ -138,6 +138,8 @@ class Connector:
     receipt_id_format: str = "auto"
     """auto, as_is, hex (receipt decimal, response hex) or dec (receipt hex, response decimal)."""
     send_validity: bool = True
+    query_sm: bool = False
+    """Ask the carrier (query_sm) for the state of a part that has no receipt when its message's validity is over."""
     tenant: str = ""
     """Who receives this connector's mobile-originated messages; empty = nobody: they are kept."""
     enabled: bool = True

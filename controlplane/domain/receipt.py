@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from controlplane.domain.events import Kind
 
-__all__ = ["FormatLearner", "Receipt", "kind_of", "receipt_keys", "submit_key"]
+__all__ = ["FormatLearner", "Receipt", "kind_of", "reason_of", "receipt_keys", "submit_key"]
 
 _KINDS = {
     "DELIVRD": Kind.DELIVERED,
@@ -55,6 +55,13 @@ class Receipt:
 def kind_of(state: str) -> Kind | None:
     """The event that a state means; None for UNKNOWN and for what no specification names: it settles nothing."""
     return _KINDS.get(state)
+
+
+def reason_of(kind: Kind, receipt: Receipt) -> str | None:
+    """What the event's `reason` says of a receipt: nothing for a delivery, else `carrier:<state>:<error>`."""
+    if kind is Kind.DELIVERED:
+        return None
+    return f"carrier:{receipt.state or 'unreadable'}:{receipt.error}"[:64]
 
 
 def _normal(raw: str) -> str:

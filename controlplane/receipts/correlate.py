@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message, PartState
-from controlplane.domain.receipt import FormatLearner, Receipt, kind_of, receipt_keys, submit_key
+from controlplane.domain.receipt import FormatLearner, Receipt, kind_of, reason_of, receipt_keys, submit_key
 from controlplane.store.book import Book
 from controlplane.store.events import EventReader
 from controlplane.store.orphans import Orphan, OrphanStore
@@ -137,7 +137,7 @@ class Correlator:
                 kind,
                 {"part": number, "connector": connector, "receipt": receipt.as_data()},
                 route=message.route or None,
-                reason=_reason(kind, receipt),
+                reason=reason_of(kind, receipt),
                 guard=lambda m, n=number, s=seen: m.parts[n - 1].receipt != s,  # type: ignore[misc]
             )
         return bool(numbers)
@@ -153,9 +153,3 @@ def _same_number(to: str, recipient: str) -> bool:
     """Whether a receipt's source address is the message's recipient. Carriers drop or add + and leading zeros; some send nothing."""
     ours, theirs = to.lstrip("+0"), recipient.lstrip("+0")
     return not theirs or not ours or ours.endswith(theirs[-8:])
-
-
-def _reason(kind: Kind, receipt: Receipt) -> str | None:
-    if kind is Kind.DELIVERED:
-        return None
-    return f"carrier:{receipt.state or 'unreadable'}:{receipt.error}"[:64]

@@ -13,7 +13,7 @@ from controlplane.domain.text import decode
 from controlplane.smpp.pdu import DataSm, DeliverSm
 from controlplane.smpp.tlv import MESSAGE_STATE, NETWORK_ERROR_CODE, RECEIPTED_MESSAGE_ID
 
-__all__ = ["is_receipt", "parse_receipt"]
+__all__ = ["is_receipt", "parse_receipt", "state_name"]
 
 _STATES = {
     0: "SCHEDULED",
@@ -50,6 +50,11 @@ _FIELDS = re.compile(
     r"(?:^|[\s,;])(id|sub|dlvrd|submit[ _]?date|done[ _]?date|stat(?:us)?|err(?:or)?|text)\s*[:=]\s*", re.IGNORECASE
 )
 _DATE = re.compile(r"\d{6,14}")
+
+
+def state_name(message_state: int) -> str:
+    """SMPP's word for a message_state; UNKNOWN for what no specification names."""
+    return _STATES.get(message_state, "UNKNOWN")
 
 
 def is_receipt(pdu: DeliverSm | DataSm) -> bool:

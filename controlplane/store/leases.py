@@ -1,6 +1,6 @@
 """Who may act: a node's term (node, epoch), kept alive by a heartbeat, and the finding of dead terms.
 
-A term is one document: `{_id: "<node>:<epoch>", n, e, beat, state, by, host, checkpoint}`; `state` is live → released → closed, or live → closed.
+A term is one document: `{_id: "<node>:<epoch>", n, e, beat, state, by, host, url, checkpoint}`; `state` is live → released → closed, or live → closed.
 Nobody compares wall clocks. The owner counts its lease on its own monotonic clock from *before* the renewal that succeeded, less a margin;
 others call a term dead when they have seen no new heartbeat for the whole lease plus the margin on theirs. So the owner stops first.
 
@@ -166,12 +166,19 @@ class Terms:
                 lease = Lease(settings.node, epoch, self._clock, settings.lease_seconds, settings.lease_margin_seconds)
                 now = self._clock.monotonic()
                 document = {"n": settings.node, "e": epoch, "beat": 0, "state": LIVE, "by": "", "host": host}
+                document["url"] = settings.peer_url
                 try:
                     await self._terms.insert_one({"_id": lease.id, **document})
                 except DuplicateKeyError:
                     continue
                 lease.confirmed = now
                 return lease
+
+    async def url_of(self, node: str, epoch: int) -> str:
+        """Where that term's node listens; "" when the term is over or its node told no address."""
+        with border():
+            document = await self._terms.find_one({"_id": f"{node}:{epoch}", "state": LIVE}, {"url": 1})
+        return str(document.get("url", "")) if document else ""
 
     async def renew(self, lease: Lease, checkpoint: Checkpoint) -> None:
         """One heartbeat. Sets `lease.fenced` when the term is no longer ours; raises StoreUnavailableError when MongoDB is away."""

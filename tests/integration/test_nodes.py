@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -151,6 +152,38 @@ class TestAdoption:
                 assert nodes == {"node-1", "node-2"}
             stop.set()
         await second.close()
+
+
+class TestCancel:
+    """Any node takes a cancel request; the message's owner decides."""
+
+    async def test_another_node_asks_the_owner(self, node, carriers, settings, tmp_path):
+        await node.connect(await carriers())
+        later = datetime.fromtimestamp(SystemClock().now_ms() / 1000 + 3600, UTC).isoformat()
+        waiting = (await node.send(send_at=later))["id"]
+        delivered = (await node.send())["id"]
+        await node.reaches(delivered, "delivered")
+        async with running_node(
+            settings.model_copy(update={"node": "node-2", "state_dir": tmp_path / "two"})
+        ) as second:
+            status, problem = await second.call("POST", f"/v1/messages/{delivered}/cancel", key=node.key)
+            assert (status, problem["title"]) == (409, "Cannot be cancelled")
+            status, _ = await second.call("POST", f"/v1/messages/{waiting}/cancel", key=node.other_key)
+            assert status == 404
+            status, message = await second.call("POST", f"/v1/messages/{waiting}/cancel", key=node.key)
+            assert (status, message["status"]) == (200, "cancelled")
+            assert node.node.book.get(waiting) is None
+
+    async def test_an_owner_that_is_gone(self, node, carriers, settings, tmp_path):
+        await node.connect(await carriers())
+        later = datetime.fromtimestamp(SystemClock().now_ms() / 1000 + 3600, UTC).isoformat()
+        mid = (await node.send(send_at=later))["id"]
+        await node.node.database["terms"].update_one({"n": "node-1"}, {"$set": {"url": "http://127.0.0.1:1"}})
+        async with running_node(
+            settings.model_copy(update={"node": "node-2", "state_dir": tmp_path / "two"})
+        ) as second:
+            status, problem = await second.call("POST", f"/v1/messages/{mid}/cancel", key=node.key)
+        assert (status, problem["type"].rsplit("/", 1)[-1]) == (503, "owner-unreachable")
 
 
 class TestStop:

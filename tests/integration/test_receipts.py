@@ -212,3 +212,19 @@ class TestInbound:
         assert (status, detail["body"], detail["direction"]) == (200, body, "inbound")
         await asyncio.sleep(0.3)
         assert len(await self.received(node, 1)) == 1
+
+
+class TestQuery:
+    """Where a carrier offers query_sm, a lost receipt does not stay unknown for ever."""
+
+    async def test_a_lost_receipt_is_asked_for(self, node, carriers):
+        await node.connect(await carriers(suffix_rules=False, receipt_missing=1.0), query_sm=True)
+        mid = (await node.send(validity_seconds=1))["id"]
+        message = await node.reaches(mid, "delivered")
+        assert message["timeline"][-1]["receipt"]["text"] == "answer to query_sm"
+
+    async def test_a_carrier_that_does_not_offer_it_is_not_asked(self, node, carriers):
+        await node.connect(await carriers(suffix_rules=False, receipt_missing=1.0))
+        mid = (await node.send(validity_seconds=1))["id"]
+        await asyncio.sleep(3)
+        assert (await node.get(mid))["status"] == "submitted"

@@ -97,9 +97,10 @@ class RunningNode:
 
 @asynccontextmanager
 async def running_node(settings: Settings) -> AsyncIterator[RunningNode]:
-    node = await Node.open(settings)
     listener = socket.create_server(("127.0.0.1", 0))
-    running = RunningNode(node, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    node = await Node.open(settings.model_copy(update={"advertise_url": base_url}))
+    running = RunningNode(node, base_url)
     server = uvicorn.Server(uvicorn.Config(node.app, log_config=None, lifespan="off"))
     async with asyncio.TaskGroup() as group:
         group.create_task(node.run(running.stop))
