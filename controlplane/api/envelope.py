@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import structlog
@@ -10,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controlplane.api.problems import internal, render
 from controlplane.errors import Problem
+from controlplane.ids import random_bytes
 
 __all__ = ["Envelope"]
 
@@ -89,7 +89,7 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
             return str(value.decode("ascii"))
-    return os.urandom(8).hex()
+    return random_bytes(8).hex()
 
 
 def _once(body: bytes, receive: Receive) -> Receive:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -88,7 +89,7 @@ class BatchItem(MessageRequest, frozen=True):
     idempotency_key: Annotated[str, Meta(max_length=255)] = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prepared:
     """A valid message, ready to be accepted."""
 
@@ -331,4 +332,9 @@ def accepted_answer(mid: str, at: int, data: dict[str, Any]) -> dict[str, Any]:
 
 def iso(ms: int) -> str:
     """RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -87,7 +87,7 @@ class Draft:
     """`connector/normalised carrier id` of each part that this event submitted, for joining receipts."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Event:
     """A committed fact. `data` and `salt` are None once erased."""
 

@@ -10,7 +10,7 @@ from controlplane.domain.catalog import MessageClass, Route, SenderType
 __all__ = ["Candidate", "Exclusion", "Plan", "RouteRequest", "Router"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RouteRequest:
     """What is to be routed."""
 
@@ -27,7 +27,7 @@ class RouteRequest:
     sender: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidate:
     """A route that may carry it."""
 
@@ -50,7 +50,7 @@ class Exclusion:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """Best first."""
 

@@ -11,7 +11,6 @@ filled with a `void` event, so that (node, epoch, q) stays contiguous for the le
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ from pymongo.write_concern import WriteConcern
 from controlplane.clock import Clock
 from controlplane.domain.events import Draft, Event, Kind, commitment, leaf_bytes
 from controlplane.errors import StoreUnavailableError
+from controlplane.ids import random_bytes
 from controlplane.store.client import Database
 from controlplane.store.events import to_document
 from controlplane.store.schema import EVENTS
@@ -173,7 +173,7 @@ class Committer:
 
     def _seal(self, ticket: Ticket) -> Event:
         draft = ticket.draft
-        salt = os.urandom(_SALT_BYTES)
+        salt = random_bytes(_SALT_BYTES)
         commit = commitment(salt, draft.data)
         return Event(
             mid=draft.mid,
