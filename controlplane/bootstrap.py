@@ -11,10 +11,10 @@ from contextlib import suppress
 from typing import Self
 
 import structlog
-import uvicorn
 
 from controlplane.api.app import create_app
 from controlplane.api.peers import Peers
+from controlplane.api.server import Server
 from controlplane.api.services import BindState, ConnectorState, Health, Services
 from controlplane.callbacks.deliver import Deliverer
 from controlplane.callbacks.guard import ForbiddenTargetError, check_url
@@ -332,23 +332,13 @@ async def run_node(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            node.app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=10,
-            ssl_certfile=str(settings.tls_certificate) if settings.tls_certificate else None,
-            ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
-        )
-    )
+    server = Server(node.app, settings)
     _tame_collector()
     _log.info("node_starting", node=settings.node, epoch=node.lease.epoch, address=f"{settings.host}:{settings.port}")
     try:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(node.run(stop))
-            serving = group.create_task(_serve(server, listener))
+            serving = group.create_task(server.run_on(listener))
             await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
             stop.set()
             await running
@@ -363,9 +353,3 @@ def _tame_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-
-
-async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
-    """uvicorn without its own signal handlers: stopping is ours to order."""
-    with suppress(asyncio.CancelledError):
-        await server._serve(sockets=[listener])  # noqa: SLF001 - its public `serve` captures SIGTERM

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from controlplane import __version__
 from controlplane.api import callbacks, configuration, explain, health, openapi, reading
 from controlplane.api.envelope import Envelope
-from controlplane.api.hot import hot_routes
+from controlplane.api.hot import hot_handlers, hot_routes
 from controlplane.api.problems import install
 from controlplane.api.ratelimit import RateLimiter
 from controlplane.api.services import Services
@@ -37,6 +37,7 @@ def create_app(services: Services) -> FastAPI:
     """The API over these services."""
     app = bare_app()
     app.state.services = services
-    app.router.routes[:0] = hot_routes(services, RateLimiter(services.clock, services.settings.default_rate))
+    app.state.hot = hot_handlers(services, RateLimiter(services.clock, services.settings.default_rate))
+    app.router.routes[:0] = hot_routes(app.state.hot)
     app.add_middleware(Envelope, max_body=services.settings.max_body_bytes)
     return app

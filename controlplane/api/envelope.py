@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,7 +12,7 @@ from controlplane.api.problems import internal, render
 from controlplane.errors import Problem
 from controlplane.ids import random_bytes
 
-__all__ = ["Envelope"]
+__all__ = ["Envelope", "body_too_large", "given_or_new_id"]
 
 _log = structlog.get_logger()
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9_.-]{8,64}")
@@ -29,7 +30,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        rid = _request_id(scope)
+        rid = given_or_new_id(scope["headers"])
         scope.setdefault("state", {})["request_id"] = rid
         started = False
 
@@ -59,7 +60,7 @@ class Envelope:
         """The body; None when the client went away. Raises Problem 413 as soon as it is too large."""
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self._max_body:
-            raise self._too_large()
+            raise body_too_large(self._max_body)
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -69,24 +70,27 @@ class Envelope:
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > self._max_body:
-                raise self._too_large()
+                raise body_too_large(self._max_body)
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _too_large(self) -> Problem:
-        return Problem(
-            "body-too-large",
-            "Body too large",
-            413,
-            f"The body has more than {self._max_body} octets.",
-            "Send fewer messages in one batch.",
-            headers={"Connection": "close"},
-        )
+
+def body_too_large(limit: int) -> Problem:
+    """413; the connection is closed, since the rest of the body is not read."""
+    return Problem(
+        "body-too-large",
+        "Body too large",
+        413,
+        f"The body has more than {limit} octets.",
+        "Send fewer messages in one batch.",
+        headers={"Connection": "close"},
+    )
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
+def given_or_new_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's X-Request-Id where it is one, else a new one."""
+    for name, value in headers:
         if name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
             return str(value.decode("ascii"))
     return random_bytes(8).hex()

@@ -1,16 +1,19 @@
-"""The hot path: `POST /v1/messages` and `POST /v1/batches` as raw ASGI, decoded by msgspec, without dependency injection."""
+"""The hot path: `POST /v1/messages` and `POST /v1/batches`, decoded by msgspec, without dependency injection, without a task a request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
+import structlog
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from controlplane.api.auth import Caller, authenticate
-from controlplane.api.problems import document, invalid, render, request_id, store_unavailable
+from controlplane.api.problems import document, internal, invalid, render, request_id, store_unavailable
 from controlplane.api.ratelimit import RateLimiter
 from controlplane.api.services import Services
 from controlplane.api.submission import (
@@ -27,15 +30,21 @@ from controlplane.domain.catalog import Scope as KeyScope
 from controlplane.errors import FieldError, Problem, StoreUnavailableError
 from controlplane.store.book import Accepted
 
-__all__ = ["MAX_BATCH", "hot_routes"]
+__all__ = ["MAX_BATCH", "Handler", "Respond", "hot_handlers", "hot_routes"]
+
+_log = structlog.get_logger()
 
 MAX_BATCH = 10_000
+_MESSAGES = "/v1/messages"
+_BATCHES = "/v1/batches"
 _JSON = "application/json"
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 _encode = msgspec.json.Encoder().encode
 
 Answer = tuple[int, dict[str, str], bytes]
-Handler = Callable[[dict[bytes, bytes], bytes, str], Coroutine[Any, Any, Answer]]
+Respond = Callable[[int, dict[str, str], bytes], None]
+Handler = Callable[[dict[bytes, bytes], bytes, str, Respond], None]
+"""(headers, body, request id, respond): `respond` is called once with status, headers and body, at once or when the commit is durable."""
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,33 +55,36 @@ _batch_decoder = msgspec.json.Decoder(_Batch)
 
 
 class _Endpoint:
-    """A raw ASGI endpoint: headers and body in, one answer out."""
+    """A handler as raw ASGI."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = (await receive())["body"]  # the envelope has read it whole, bounded
-        rid = request_id(scope)
-        try:
-            status, headers, answer = await self._handler(dict(scope["headers"]), body, rid)
-        except Problem as problem:
-            status, headers, answer = render(problem, scope["path"], rid)
-        except StoreUnavailableError as error:
-            status, headers, answer = render(store_unavailable(error), scope["path"], rid)
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def respond(status: int, headers: dict[str, str], body: bytes) -> None:
+            if not answered.done():
+                answered.set_result((status, headers, body))
+
+        self._handler(dict(scope["headers"]), body, request_id(scope), respond)
+        status, headers, answer = await answered
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         raw.append((b"content-length", str(len(answer)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": answer})
 
 
-def hot_routes(services: Services, limiter: RateLimiter) -> list[Route]:
-    """The two routes."""
+def hot_handlers(services: Services, limiter: RateLimiter) -> dict[bytes, Handler]:
+    """Path → handler of its POST."""
     hot = _Hot(services, limiter)
-    return [
-        Route("/v1/messages", endpoint=_Endpoint(hot.message), methods=["POST"]),
-        Route("/v1/batches", endpoint=_Endpoint(hot.batch), methods=["POST"]),
-    ]
+    return {_MESSAGES.encode(): hot.message, _BATCHES.encode(): hot.batch}
+
+
+def hot_routes(handlers: dict[bytes, Handler]) -> list[Route]:
+    """The same for the application, which meets them where the server does not take them itself (api.server)."""
+    return [Route(path.decode(), endpoint=_Endpoint(handler), methods=["POST"]) for path, handler in handlers.items()]
 
 
 class _Hot:
@@ -84,77 +96,65 @@ class _Hot:
         value = headers.get(b"authorization")
         return authenticate(self._services, value.decode("latin-1") if value else None, KeyScope.MESSAGES_WRITE)
 
-    async def message(self, headers: dict[bytes, bytes], body: bytes, _rid: str) -> Answer:
+    def message(self, headers: dict[bytes, bytes], body: bytes, rid: str, respond: Respond) -> None:
         """One message."""
-        caller = self._caller(headers)
-        _media_type(headers, (_JSON,))
-        key = headers.get(b"idempotency-key", b"").decode("latin-1")
-        if b"idempotency-key" in headers:
-            check_key(key)
-        prepared = prepare(decode_item(body), caller, self._services, key)
-        answer_headers = {"content-type": _JSON, **self._limiter.take(caller, 1)}
-        if prepared.dry_run:
-            return 200, answer_headers, _encode(_dry(prepared))
-        result = await self._services.book.accept(prepared.draft)
-        answer, replayed = await self._answer(prepared, result)
+        try:
+            caller = self._caller(headers)
+            _media_type(headers, (_JSON,))
+            prepared = prepare(decode_item(body), caller, self._services, _key(headers))
+            answer_headers = {"content-type": _JSON, **self._limiter.take(caller, 1)}
+            if prepared.dry_run:
+                respond(200, answer_headers, _encode(_dry(prepared)))
+                return
+            self._services.book.accept_soon(
+                prepared.draft, partial(self._settled, prepared, rid, answer_headers, respond)
+            )
+        except Exception as error:  # noqa: BLE001 - every request gets an answer
+            respond(*_problem(error, _MESSAGES, rid))
+
+    def _settled(
+        self,
+        prepared: Prepared,
+        rid: str,
+        headers: dict[str, str],
+        respond: Respond,
+        outcome: Accepted | Exception,
+    ) -> None:
+        try:
+            answer, replayed = _answer(prepared, outcome)
+        except Exception as error:  # noqa: BLE001
+            respond(*_problem(error, _MESSAGES, rid))
+            return
         if replayed:
-            answer_headers["idempotent-replayed"] = "true"
-        answer_headers["location"] = f"/v1/messages/{prepared.draft.mid}"
-        return 202, answer_headers, _encode(answer)
+            headers["idempotent-replayed"] = "true"
+        headers["location"] = f"/v1/messages/{prepared.draft.mid}"
+        respond(202, headers, _encode(answer))
 
-    async def _answer(self, prepared: Prepared, result: Accepted) -> tuple[dict[str, Any], bool]:
-        draft = prepared.draft
-        if result.message is not None:
-            return accepted_answer(draft.mid, draft.at, draft.data), False
-        events = await self._services.events.load(draft.mid)
-        data = events[0].data
-        if data is None:
-            raise Problem(
-                "no-longer-possible",
-                "Content erased",
-                409,
-                "The message of this Idempotency-Key was accepted, and its content has been erased since.",
-                f"GET /v1/messages/{draft.mid} shows what became of it.",
-            )
-        if data["fingerprint"] != draft.data["fingerprint"]:
-            raise Problem(
-                "idempotency-key-reused",
-                "Idempotency-Key reused",
-                422,
-                "This Idempotency-Key came before with another body.",
-                "Use a new key for a new message; repeat a request exactly.",
-                extra={"id": draft.mid},
-            )
-        return accepted_answer(draft.mid, events[0].at, data), True
-
-    async def batch(self, headers: dict[bytes, bytes], body: bytes, rid: str) -> Answer:
+    def batch(self, headers: dict[bytes, bytes], body: bytes, rid: str, respond: Respond) -> None:
         """Up to 10,000 messages, each with its own result."""
-        caller = self._caller(headers)
-        media = _media_type(headers, (_JSON, *_NDJSON))
-        key = headers.get(b"idempotency-key", b"").decode("latin-1")
-        if b"idempotency-key" in headers:
-            check_key(key)
-        raws = _lines(body) if media in _NDJSON else _items(body)
-        if not 1 <= len(raws) <= MAX_BATCH:
-            raise invalid([FieldError("/messages", f"must have 1 to {MAX_BATCH} messages; it has {len(raws)}")])
-        answer_headers = {"content-type": _JSON, **self._limiter.take(caller, len(raws))}
-        results: list[dict[str, Any] | None] = [None] * len(raws)
-        prepared: list[tuple[int, Prepared]] = []
-        for index, raw in enumerate(raws):
-            try:
-                item = self._prepare_item(raw, caller, key, index)
-            except Problem as problem:
-                results[index] = {"index": index, "error": document(problem, "/v1/batches", rid)}
-                continue
-            if item.dry_run:
-                results[index] = {"index": index, **_dry(item)}
-            else:
-                prepared.append((index, item))
-        if prepared:
-            await self._accept(prepared, results, rid)
-        rejected = sum("error" in result for result in results if result)
-        answer = {"accepted": len(results) - rejected, "rejected": rejected, "results": results}
-        return 202, answer_headers, _encode(answer)
+        try:
+            caller = self._caller(headers)
+            media = _media_type(headers, (_JSON, *_NDJSON))
+            key = _key(headers)
+            raws = _counted(_lines(body) if media in _NDJSON else _items(body))
+            answer_headers = {"content-type": _JSON, **self._limiter.take(caller, len(raws))}
+            collected = _Collected(len(raws), rid, partial(respond, 202, answer_headers))
+            prepared: list[tuple[int, Prepared]] = []
+            for index, raw in enumerate(raws):
+                try:
+                    item = self._prepare_item(raw, caller, key, index)
+                except Problem as problem:
+                    collected.refuse(index, problem)
+                    continue
+                if item.dry_run:
+                    collected.put(index, _dry(item))
+                else:
+                    prepared.append((index, item))
+            if prepared:
+                drafts = [(item.draft, partial(collected.settled, index, item)) for index, item in prepared]
+                self._services.book.accept_all(drafts)
+        except Exception as error:  # noqa: BLE001
+            respond(*_problem(error, _BATCHES, rid))
 
     def _prepare_item(self, raw: bytes | msgspec.Raw, caller: Caller, key: str, index: int) -> Prepared:
         item: BatchItem = decode_item(raw, BatchItem)
@@ -164,20 +164,85 @@ class _Hot:
         request: MessageRequest = msgspec.structs.replace(item, idempotency_key="")
         return prepare(request, caller, self._services, own or (f"{key} {index}" if key else ""))
 
-    async def _accept(
-        self, prepared: list[tuple[int, Prepared]], results: list[dict[str, Any] | None], rid: str
-    ) -> None:
-        accepted = await self._services.book.accept_many([item.draft for _, item in prepared])
-        for (index, item), outcome in zip(prepared, accepted, strict=True):
-            try:
-                if isinstance(outcome, Exception):
-                    raise outcome
-                answer, replayed = await self._answer(item, outcome)
-                results[index] = {"index": index, **answer, **({"replayed": True} if replayed else {})}
-            except Problem as problem:
-                results[index] = {"index": index, "error": document(problem, "/v1/batches", rid)}
-            except StoreUnavailableError as error:
-                results[index] = {"index": index, "error": document(store_unavailable(error), "/v1/batches", rid)}
+
+class _Collected:
+    """The results of one batch, as they come; answers when the last one is there."""
+
+    def __init__(self, count: int, rid: str, respond: Callable[[bytes], None]) -> None:
+        self._results: list[dict[str, Any]] = [{}] * count
+        self._left = count
+        self._rejected = 0
+        self._rid = rid
+        self._respond = respond
+
+    def put(self, index: int, result: dict[str, Any]) -> None:
+        self._results[index] = {"index": index, **result}
+        self._left -= 1
+        if not self._left:
+            accepted = len(self._results) - self._rejected
+            self._respond(_encode({"accepted": accepted, "rejected": self._rejected, "results": self._results}))
+
+    def refuse(self, index: int, problem: Problem) -> None:
+        self._rejected += 1
+        self.put(index, {"error": document(problem, _BATCHES, self._rid)})
+
+    def settled(self, index: int, prepared: Prepared, outcome: Accepted | Exception) -> None:
+        try:
+            answer, replayed = _answer(prepared, outcome)
+        except Exception as error:  # noqa: BLE001
+            self.refuse(index, _as_problem(error, self._rid))
+        else:
+            self.put(index, {**answer, "replayed": True} if replayed else answer)
+
+
+def _answer(prepared: Prepared, outcome: Accepted | Exception) -> tuple[dict[str, Any], bool]:
+    """What to say of an accepted message, and whether it is a repetition. Raises what the outcome says."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    draft = prepared.draft
+    if outcome.replay is None:
+        return accepted_answer(draft.mid, draft.at, draft.data), False
+    data = outcome.replay.data
+    if data is None:
+        raise Problem(
+            "no-longer-possible",
+            "Content erased",
+            409,
+            "The message of this Idempotency-Key was accepted, and its content has been erased since.",
+            f"GET /v1/messages/{draft.mid} shows what became of it.",
+        )
+    if data["fingerprint"] != draft.data["fingerprint"]:
+        raise Problem(
+            "idempotency-key-reused",
+            "Idempotency-Key reused",
+            422,
+            "This Idempotency-Key came before with another body.",
+            "Use a new key for a new message; repeat a request exactly.",
+            extra={"id": draft.mid},
+        )
+    return accepted_answer(draft.mid, outcome.replay.at, data), True
+
+
+def _as_problem(error: Exception, rid: str) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, StoreUnavailableError):
+        return store_unavailable(error)
+    _log.error("request_failed", request_id=rid, exc_info=error)
+    return internal()
+
+
+def _problem(error: Exception, path: str, rid: str) -> Answer:
+    return render(_as_problem(error, rid), path, rid)
+
+
+def _key(headers: dict[bytes, bytes]) -> str:
+    """The Idempotency-Key, or ""."""
+    if b"idempotency-key" not in headers:
+        return ""
+    key = headers[b"idempotency-key"].decode("latin-1")
+    check_key(key)
+    return key
 
 
 def _dry(prepared: Prepared) -> dict[str, Any]:
@@ -208,6 +273,12 @@ def _items(body: bytes) -> list[Any]:
         raise invalid([FieldError(pointer, text)]) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(str(error)) from None
+
+
+def _counted(raws: list[Any]) -> list[Any]:
+    if not 1 <= len(raws) <= MAX_BATCH:
+        raise invalid([FieldError("/messages", f"must have 1 to {MAX_BATCH} messages; it has {len(raws)}")])
+    return raws
 
 
 def _lines(body: bytes) -> list[Any]:

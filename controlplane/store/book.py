@@ -22,7 +22,7 @@ from controlplane.domain.events import Draft, Event, Kind
 from controlplane.domain.message import Message, fold
 from controlplane.domain.receipt import submit_key
 from controlplane.errors import Problem, StoreUnavailableError
-from controlplane.store.committer import Committer
+from controlplane.store.committer import Committer, Ticket
 from controlplane.store.events import EventReader
 from controlplane.store.leases import Lease, require
 from controlplane.tasks import going_on
@@ -31,6 +31,7 @@ __all__ = ["Accepted", "Book", "Fact", "Listener"]
 
 _STRAGGLERS = 2_000
 _REFERENCES = 50_000
+_GIVE_UP_SECONDS = 0.25
 
 Guard = Callable[[Message], bool]
 Done = Callable[[Event | None, BaseException | None], None]
@@ -44,14 +45,17 @@ class Listener(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Accepted:
     """What became of one `accepted` draft: exactly one of the two is set."""
 
     message: Message | None
     """The message, newly accepted and owned by this node."""
-    replay: Message | None
-    """An earlier message with this id."""
+    replay: Event | None
+    """The `accepted` event of an earlier message with this id."""
+
+
+Settled = Callable[["Accepted | Exception"], None]
 
 
 @dataclass(slots=True)
@@ -75,6 +79,22 @@ class _Lane:
     def __init__(self, message: Message | None) -> None:
         self.message = message
         self.facts: deque[Fact] = deque()
+
+
+class _Waiting:
+    """A caller who waits for an acceptance."""
+
+    __slots__ = ("deadline", "settled", "ticket")
+
+    def __init__(self, deadline: float, settled: Settled) -> None:
+        self.deadline = deadline
+        self.settled: Settled | None = settled
+        self.ticket: Ticket | None = None
+
+    def settle(self, outcome: Accepted | Exception) -> None:
+        settled, self.settled, self.ticket = self.settled, None, None
+        if settled is not None:
+            settled(outcome)
 
 
 class Book:
@@ -108,6 +128,8 @@ class Book:
         """Heap of (q of the event that made it ours, mid); entries of closed messages are dropped lazily."""
         self._stragglers: dict[str, None] = {}
         self._references: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._waiting: deque[_Waiting] = deque()
+        """In order of their deadlines; those with an outcome are dropped lazily."""
         self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         self.closing = False
 
@@ -126,37 +148,39 @@ class Book:
     async def run(self) -> None:
         """Read what lanes need from MongoDB, until cancelled."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._give_up())
             while going_on():
                 group.create_task(await self._work.get())
 
     # -- accepting -----------------------------------------------------------------------------------------------------
 
-    async def accept(self, draft: Draft) -> Accepted:
-        """Insert `accepted`; returns when it is majority-written and journaled. See `accept_many`."""
-        result = (await self.accept_many([draft]))[0]
-        if isinstance(result, Exception):
-            raise result
-        return result
+    def accept_soon(self, draft: Draft, settled: Settled) -> None:
+        """Insert `accepted`; `settled` is called in the loop, once, when it is majority-written and journaled, or is not.
 
-    async def accept_many(self, drafts: Sequence[Draft]) -> list[Accepted | Exception]:
-        """Insert many `accepted`, each with its own outcome, in order.
-
-        Raises Problem 503 before anything is queued when this node cannot take them: no lease, too many open, stopping, committer behind.
-        A StoreUnavailableError as an item's outcome: MongoDB did not confirm in time.
+        Raises Problem 503 before anything is queued when this node cannot take it: no lease, too many open, stopping, committer behind.
+        A Problem or StoreUnavailableError as the outcome: MongoDB did not confirm in time.
         """
+        self.accept_all([(draft, settled)])
+
+    def accept_all(self, drafts: Sequence[tuple[Draft, Settled]]) -> None:
+        """`accept_soon` for many, each with its own outcome; it raises for all of them or for none."""
         self._admit(len(drafts))
-        futures = [self._submit(draft) for draft in drafts]
-        await asyncio.wait([future for future, _ in futures], timeout=self._accept_timeout)
-        results: list[Accepted | Exception] = []
-        for draft, (future, ticket) in zip(drafts, futures, strict=True):
+        for draft, settled in drafts:
+            self._submit(draft, settled)
+
+    async def accept(self, draft: Draft) -> Accepted:
+        """`accept_soon` for those who can wait. Raises what would be the outcome."""
+        future: asyncio.Future[Accepted | Exception] = asyncio.get_running_loop().create_future()
+
+        def settled(outcome: Accepted | Exception) -> None:
             if not future.done():
-                withdrawn = self._committer.withdraw(ticket)
-                results.append(_unconfirmed(withdrawn=withdrawn))
-            elif (message := future.result()) is not None:
-                results.append(Accepted(message, None))
-            else:
-                results.append(await self._replay(draft))
-        return results
+                future.set_result(outcome)
+
+        self.accept_soon(draft, settled)
+        outcome = await future
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def _admit(self, count: int) -> None:
         if self.closing:
@@ -172,32 +196,43 @@ class Book:
                 "overloaded", f"This node holds {len(self.open)} open messages, and its limit is {self._max_open}.", 5
             )
 
-    def _submit(self, draft: Draft) -> tuple[asyncio.Future[Message | None], Any]:
-        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+    def _submit(self, draft: Draft, settled: Settled) -> None:
+        waiting = _Waiting(self._clock.monotonic() + self._accept_timeout, settled)
         if draft.data.get("parts", 1) > 1:
             draft.data["ref"] = self._reference(draft.data.get("from", ""), draft.data["to"])
 
         def done(event: Event | None) -> None:
-            message = None
-            if event is not None:
-                message = Message(mid=event.mid, tenant=event.tenant)
-                message.apply(event)
-                if not message.final:
-                    self._own(message, event.q)
-                self._tell(message, event, own=True)
-            if not future.done():
-                future.set_result(message)
+            if event is None:
+                self._work.put_nowait(self._replay(draft.mid, waiting))
+                return
+            message = Message(mid=event.mid, tenant=event.tenant)
+            message.apply(event)
+            if not message.final:
+                self._own(message, event.q)
+            self._tell(message, event, own=True)
+            waiting.settle(Accepted(message, None))
 
-        return future, self._committer.submit(draft, done)
+        waiting.ticket = self._committer.submit(draft, done)
+        self._waiting.append(waiting)
 
-    async def _replay(self, draft: Draft) -> Accepted | Exception:
+    async def _replay(self, mid: str, waiting: _Waiting) -> None:
+        """The ordinal 0 was taken: an earlier request with this Idempotency-Key."""
         try:
-            message = fold(await self._reader.load(draft.mid))
+            events = await self._reader.load(mid)
         except StoreUnavailableError as error:
-            return error
-        if message is None:
-            return _unconfirmed(withdrawn=True)
-        return Accepted(None, message)
+            waiting.settle(error)
+        else:
+            waiting.settle(Accepted(None, events[0]) if events else _unconfirmed(withdrawn=True))
+
+    async def _give_up(self) -> None:
+        """Answer those whose acceptance takes too long. What is already on its way stays ours when it arrives."""
+        while going_on():
+            await asyncio.sleep(_GIVE_UP_SECONDS)
+            now = self._clock.monotonic()
+            while self._waiting and (self._waiting[0].settled is None or self._waiting[0].deadline <= now):
+                waiting = self._waiting.popleft()
+                if waiting.ticket is not None:
+                    waiting.settle(_unconfirmed(withdrawn=self._committer.withdraw(waiting.ticket)))
 
     def _reference(self, source: str, dest: str) -> int:
         """The next concatenation reference of (source, dest), 1 to 65535, so that two long messages to one phone do not mix."""

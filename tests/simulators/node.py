@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import aiohttp
-import uvicorn
 
-from controlplane.bootstrap import Node, _serve
+from controlplane.api.server import Server
+from controlplane.bootstrap import Node
 from controlplane.callbacks.sign import new_secret
 from controlplane.carrier import Carrier, CarrierConfig
 from controlplane.carrier.config import Behaviour
@@ -101,10 +101,10 @@ async def running_node(settings: Settings) -> AsyncIterator[RunningNode]:
     base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     node = await Node.open(settings.model_copy(update={"advertise_url": base_url}))
     running = RunningNode(node, base_url)
-    server = uvicorn.Server(uvicorn.Config(node.app, log_config=None, lifespan="off"))
+    server = Server(node.app, settings)
     async with asyncio.TaskGroup() as group:
         group.create_task(node.run(running.stop))
-        group.create_task(_serve(server, listener))
+        group.create_task(server.run_on(listener))
         try:
             async with aiohttp.ClientSession() as running.http:
                 yield running
