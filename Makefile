@@ -36,7 +36,11 @@ format: setup-dev ## Format the code
 openapi: setup-dev ## Write docs/openapi.json
 	$(RUN) python -m controlplane.api > docs/openapi.json
 
+bench: setup-dev ## Heliograph beside Kannel and Jasmin (ARGS="--rounds 1 …"); installs them
+	bench/prepare
+	$(RUN) python -m bench $(ARGS)
+
 clean: ## Remove what can be made again (never data/)
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
 
-.PHONY: help setup setup-dev up check test format openapi clean
+.PHONY: help setup setup-dev up check test format openapi bench clean
