@@ -107,7 +107,7 @@ class Node:
         self.app = create_app(self._services())
 
     def _wire_dispatch(self) -> None:
-        self.router = StaticRouter(lambda: self.catalog.snapshot, self._healthy)
+        self.router = StaticRouter(lambda: self.catalog.snapshot, lambda: self.binds.live)
         self.owner = Owner(
             self.book,
             self.router,
@@ -125,9 +125,6 @@ class Node:
             self.owner.evacuate,
         )
 
-    def _healthy(self, connector: str) -> bool:
-        return self.binds.healthy(connector)
-
     def _on_deliver(self, connector: Connector, pdu: DeliverSm | DataSm, answer: Callable[[int], None]) -> None:
         self.ingest.on_deliver(connector, pdu, answer)
 
@@ -144,7 +141,7 @@ class Node:
         inbound = Inbound(
             self.book, InboundParts(self.database, self._clock), settings.secret, self._clock, self._tenant_of
         )
-        self.ingest = Ingest(self.correlator, inbound, orphans)
+        self.ingest = Ingest(self.correlator, inbound, orphans, self._clock)
 
     def _tenant_of(self, connector: str) -> str:
         found = self.catalog.snapshot.connectors.get(connector)

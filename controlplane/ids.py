@@ -15,6 +15,7 @@ from base64 import b32hexencode
 __all__ = ["fingerprint", "idempotent_mid", "is_mid", "new_mid", "random_bytes", "token"]
 
 _POOL_BYTES = 8_192
+_SHIFTS = range(120, -1, -10)
 _MID = re.compile(r"[0-9a-v]{26}")
 
 
@@ -40,8 +41,13 @@ random_bytes = _Pool().take
 """`size` (at most 8,192) cryptographically random bytes, never given out twice. Not for use across fork()."""
 
 
+_PAIRS = [a + b for a in "0123456789abcdefghijklmnopqrstuv" for b in "0123456789abcdefghijklmnopqrstuv"]
+
+
 def _text(bits: bytes) -> str:
-    return b32hexencode(bits)[:26].decode("ascii").lower()
+    """base32hex of 16 octets, in lower case and without padding: 13 pairs of characters (base64.b32hexencode takes three times as long)."""
+    n = int.from_bytes(bits, "big") << 2
+    return "".join([_PAIRS[n >> shift & 1023] for shift in _SHIFTS])
 
 
 def new_mid(now_ms: int) -> str:

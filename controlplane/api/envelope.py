@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,7 +29,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        rid = given_or_new_id(scope["headers"])
+        rid = given_or_new_id(dict(scope["headers"]))
         scope.setdefault("state", {})["request_id"] = rid
         started = False
 
@@ -88,11 +87,11 @@ def body_too_large(limit: int) -> Problem:
     )
 
 
-def given_or_new_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def given_or_new_id(headers: dict[bytes, bytes]) -> str:
     """The caller's X-Request-Id where it is one, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _GIVEN_ID.fullmatch(value):
-            return str(value.decode("ascii"))
+    given = headers.get(b"x-request-id")
+    if given is not None and _GIVEN_ID.fullmatch(given):
+        return given.decode("ascii")
     return random_bytes(8).hex()
 
 

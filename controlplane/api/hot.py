@@ -18,7 +18,6 @@ from controlplane.api.ratelimit import RateLimiter
 from controlplane.api.services import Services
 from controlplane.api.submission import (
     BatchItem,
-    MessageRequest,
     Prepared,
     accepted_answer,
     check_key,
@@ -35,6 +34,7 @@ __all__ = ["MAX_BATCH", "Handler", "Respond", "hot_handlers", "hot_routes"]
 _log = structlog.get_logger()
 
 MAX_BATCH = 10_000
+_CALLERS = 10_000
 _MESSAGES = "/v1/messages"
 _BATCHES = "/v1/batches"
 _JSON = "application/json"
@@ -91,10 +91,20 @@ class _Hot:
     def __init__(self, services: Services, limiter: RateLimiter) -> None:
         self._services = services
         self._limiter = limiter
+        self._callers: dict[bytes, Caller] = {}
+        """By Authorization header: checked once for each version of the catalog."""
+        self._known_at = services.catalog.snapshot
 
     def _caller(self, headers: dict[bytes, bytes]) -> Caller:
-        value = headers.get(b"authorization")
-        return authenticate(self._services, value.decode("latin-1") if value else None, KeyScope.MESSAGES_WRITE)
+        snapshot = self._services.catalog.snapshot
+        if snapshot is not self._known_at or len(self._callers) >= _CALLERS:
+            self._callers, self._known_at = {}, snapshot
+        value = headers.get(b"authorization", b"")
+        caller = self._callers.get(value)
+        if caller is None:
+            caller = authenticate(self._services, value.decode("latin-1"), KeyScope.MESSAGES_WRITE)
+            self._callers[value] = caller
+        return caller
 
     def message(self, headers: dict[bytes, bytes], body: bytes, rid: str, respond: Respond) -> None:
         """One message."""
@@ -161,8 +171,8 @@ class _Hot:
         own = item.idempotency_key
         if own:
             check_key(own)
-        request: MessageRequest = msgspec.structs.replace(item, idempotency_key="")
-        return prepare(request, caller, self._services, own or (f"{key} {index}" if key else ""))
+            item = msgspec.structs.replace(item, idempotency_key="")  # it is no part of what is sent
+        return prepare(item, caller, self._services, own or (f"{key} {index}" if key else ""))
 
 
 class _Collected:
@@ -201,7 +211,7 @@ def _answer(prepared: Prepared, outcome: Accepted | Exception) -> tuple[dict[str
         raise outcome
     draft = prepared.draft
     if outcome.replay is None:
-        return accepted_answer(draft.mid, draft.at, draft.data), False
+        return accepted_answer(draft), False
     data = outcome.replay.data
     if data is None:
         raise Problem(
@@ -211,7 +221,7 @@ def _answer(prepared: Prepared, outcome: Accepted | Exception) -> tuple[dict[str
             "The message of this Idempotency-Key was accepted, and its content has been erased since.",
             f"GET /v1/messages/{draft.mid} shows what became of it.",
         )
-    if data["fingerprint"] != draft.data["fingerprint"]:
+    if data.get("fingerprint") != (draft.data or {}).get("fingerprint"):
         raise Problem(
             "idempotency-key-reused",
             "Idempotency-Key reused",
@@ -220,7 +230,7 @@ def _answer(prepared: Prepared, outcome: Accepted | Exception) -> tuple[dict[str
             "Use a new key for a new message; repeat a request exactly.",
             extra={"id": draft.mid},
         )
-    return accepted_answer(draft.mid, outcome.replay.at, data), True
+    return accepted_answer(outcome.replay), True
 
 
 def _as_problem(error: Exception, rid: str) -> Problem:
@@ -246,11 +256,12 @@ def _key(headers: dict[bytes, bytes]) -> str:
 
 
 def _dry(prepared: Prepared) -> dict[str, Any]:
-    answer = accepted_answer("", prepared.draft.at, prepared.draft.data)
-    return {**answer, "id": None, "dry_run": True}
+    return {**accepted_answer(prepared.draft), "id": None, "dry_run": True}
 
 
 def _media_type(headers: dict[bytes, bytes], allowed: tuple[str, ...]) -> str:
+    if headers.get(b"content-type") == b"application/json":
+        return _JSON
     given = headers.get(b"content-type", b"").decode("latin-1")
     media = given.split(";")[0].strip().lower()
     if media not in allowed:

@@ -19,6 +19,7 @@ from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message, Status
 from controlplane.errors import FieldError, Problem
 from controlplane.ids import is_mid
+from controlplane.store.book import Fact
 from controlplane.store.events import ListFilter
 
 __all__ = ["router"]
@@ -117,9 +118,8 @@ async def cancel_message(request: Request, mid: str, caller: Writer) -> Any:
     book = services.book
     event = None
     if book.get(mid) is not None:
-        event = await book.record(
-            mid, Kind.CANCELLED, {}, guard=lambda m: m.status in _CANCELLABLE and mid not in book.flying
-        )
+        idle = Fact(Kind.CANCELLED, {}, guard=lambda m: m.status in _CANCELLABLE and mid not in book.flying)
+        event = await book.record(mid, idle)
     elif message.owner is not None and not message.final:
         return await services.peers.forward(request, message.owner)
     message, events = await _load(services, caller, mid)
@@ -153,7 +153,7 @@ async def erase_content(request: Request, mid: str, caller: Writer) -> dict[str,
         "encoding": message.encoding,
         "parts": len(message.parts),
     }
-    await services.book.record(mid, Kind.ERASED, kept, guard=lambda m: m.final and not m.erased)
+    await services.book.record(mid, Fact(Kind.ERASED, kept, guard=lambda m: m.final and not m.erased))
     await services.events.erase(mid)
     message, events = await _load(services, caller, mid)
     return detail(message, events, services.clock.now_ms())
@@ -173,6 +173,7 @@ async def send_feedback(request: Request, mid: str, body: Feedback, caller: Writ
     services = services_of(request)
     await _load(services, caller, mid)
     at = _time("/at", body.at) or services.clock.now_ms()
-    await services.book.record(mid, Kind.FEEDBACK, {"outcome": body.outcome, "at": at}, guard=lambda m: not m.erased)
+    feedback = Fact(Kind.FEEDBACK, {"outcome": body.outcome, "at": at}, guard=lambda m: not m.erased)
+    await services.book.record(mid, feedback)
     message, events = await _load(services, caller, mid)
     return detail(message, events, services.clock.now_ms())

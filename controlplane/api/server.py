@@ -79,7 +79,7 @@ class _Protocol(HttpToolsProtocol):
                 cycle.body.append(body)
                 return
             cycle.keep_alive = False
-            rid = given_or_new_id(self.headers)
+            rid = given_or_new_id(dict(self.headers))
             self._respond(cycle, rid, *render(body_too_large(self._max_body), cycle.path.decode(), rid))
 
     def on_message_complete(self) -> None:
@@ -89,8 +89,9 @@ class _Protocol(HttpToolsProtocol):
         elif not cycle.response_complete:
             body = cycle.body[0] if len(cycle.body) == 1 else b"".join(cycle.body)
             cycle.body = []
-            rid = given_or_new_id(self.headers)
-            cycle.handler(dict(self.headers), body, rid, partial(self._respond, cycle, rid))
+            headers = dict(self.headers)
+            rid = given_or_new_id(headers)
+            cycle.handler(headers, body, rid, partial(self._respond, cycle, rid))
 
     def _respond(self, cycle: _Cycle, rid: str, status: int, headers: dict[str, str], body: bytes) -> None:
         """Write the answer. Nobody may be there any more to read it."""

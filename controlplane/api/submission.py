@@ -19,8 +19,8 @@ from controlplane.api.auth import Caller
 from controlplane.api.problems import invalid
 from controlplane.api.services import Services
 from controlplane.domain.address import classify_sender, normalise_recipient
-from controlplane.domain.catalog import MessageClass, SenderType, UnknownPolicy
-from controlplane.domain.events import Draft, Kind
+from controlplane.domain.catalog import MessageClass, SenderType, Tenant, UnknownPolicy
+from controlplane.domain.events import Event, Kind
 from controlplane.domain.text import MAX_PARTS, Analysis, analyse
 from controlplane.errors import FieldError, Problem
 from controlplane.ids import fingerprint, idempotent_mid, new_mid
@@ -93,7 +93,7 @@ class BatchItem(MessageRequest, frozen=True):
 class Prepared:
     """A valid message, ready to be accepted."""
 
-    draft: Draft
+    draft: Event
     plan: Plan
     dry_run: bool
 
@@ -143,14 +143,14 @@ def _field_errors(body: bytes | msgspec.Raw, kind: type[MessageRequest]) -> list
     wrong = {error.pointer for error in errors}
     for name, check in (("to", normalise_recipient), ("from", classify_sender)):
         if isinstance(value.get(name), str) and value[name] and f"/{name}" not in wrong:
-            errors += _address_error(f"/{name}", value[name], check)
+            errors += _value_error(f"/{name}", value[name], check)
     errors += [
         FieldError(f"/{name}", "is required") for name, field in fields.items() if field.required and name not in value
     ]
     return errors or [FieldError("", "is not valid")]
 
 
-def _address_error(pointer: str, value: str, check: Callable[[str], object]) -> list[FieldError]:
+def _value_error(pointer: str, value: str, check: Callable[[str], object]) -> list[FieldError]:
     try:
         check(value)
     except ValueError as error:
@@ -170,9 +170,15 @@ def _pointer(path: str) -> str:
 
 def prepare(request: MessageRequest, caller: Caller, services: Services, key: str) -> Prepared:
     """Validate what types cannot, and draft the event. Raises Problem 422 that names every wrong field. `key`: Idempotency-Key or ""."""
-    check = _Check(request, services)
-    if check.errors:
-        raise invalid(check.errors)
+    now = services.clock.now_ms()
+    try:
+        to = normalise_recipient(request.to)
+        sender_type = classify_sender(request.from_) if request.from_ else SenderType.ALPHANUMERIC
+        send_at = _send_at(request.send_at, now) if request.send_at else 0
+        if request.callback_url:
+            _check_callback(request.callback_url, services)
+    except ValueError:
+        raise invalid(_wrong_values(request, services, now)) from None
     if request.durability == "global":
         raise Problem(
             "not-available",
@@ -181,77 +187,106 @@ def prepare(request: MessageRequest, caller: Caller, services: Services, key: st
             "durability `global` needs a second datacenter's ledger, and this node has none.",
             "Send with durability `regional` (the default); nothing was accepted.",
         )
-    analysis = analyse(request.body, smart=caller.tenant.smart_encoding)
-    _check_parts(analysis, request.max_parts)
-    cls = MessageClass(request.cls)
+    tenant = caller.tenant
+    analysis = analyse(request.body, smart=tenant.smart_encoding)
+    if analysis.parts > (request.max_parts or MAX_PARTS):
+        raise _too_long(analysis, request.max_parts or MAX_PARTS)
     route_request = RouteRequest(
-        tenant=caller.tenant.id,
-        to=check.to,
-        sender_type=check.sender_type,
-        cls=cls,
-        parts=analysis.parts,
-        max_price=request.max_price,
+        tenant.id,
+        to,
+        sender_type,
+        MessageClass(request.cls),
+        analysis.parts,
+        request.max_price,
         sender=request.from_,
     )
     plan = services.router.plan(route_request)
     if not plan.candidates:
         raise _no_route(services, route_request)
-    now = services.clock.now_ms()
-    data = _data(request, caller, services, check, analysis, plan, now)
-    mid = idempotent_mid(services.settings.secret, caller.tenant.id, key) if key else new_mid(now)
-    draft = Draft(mid=mid, k=0, tenant=caller.tenant.id, kind=Kind.ACCEPTED, at=now, data=data)
-    return Prepared(draft, plan, request.dry_run or caller.key.test)
+    best = plan.candidates[0]
+    data: dict[str, Any] = {
+        "to": to,
+        "from": request.from_,
+        "sender_type": sender_type.value,
+        "body": analysis.body,
+        "class": request.cls,
+        "encoding": analysis.encoding.value,
+        "parts": analysis.parts,
+        "price": best.price,
+        "currency": best.route.currency,
+        "planned_route": best.route.name,
+        "plan": plan.reason,
+        "expires_at": max(now, send_at)
+        + (request.validity_seconds or services.settings.default_validity_seconds) * 1000,
+        "unknown_policy": request.unknown_policy or _unknown_policy(tenant, request.cls),
+    }
+    if send_at > now:
+        data["send_at"] = send_at
+    for name in _OPTIONAL:
+        value = getattr(request, name)
+        if value not in (None, "", {}):
+            data[name] = value
+    if key:
+        data["fingerprint"] = fingerprint(_canonical.encode(request))
+        mid = idempotent_mid(services.settings.secret, tenant.id, key)
+    else:
+        mid = new_mid(now)
+    return Prepared(Event(mid, 0, tenant.id, Kind.ACCEPTED, now, data), plan, request.dry_run or caller.key.test)
 
 
-class _Check:
-    """The fields whose values need more than a type."""
-
-    def __init__(self, request: MessageRequest, services: Services) -> None:
-        self.errors: list[FieldError] = []
-        self.to = ""
-        self.sender_type = SenderType.ALPHANUMERIC
-        self.send_at = 0
-        self.errors += _address_error("/to", request.to, normalise_recipient)
-        if request.from_:
-            self.errors += _address_error("/from", request.from_, classify_sender)
-        if not self.errors:
-            self.to = normalise_recipient(request.to)
-            self.sender_type = classify_sender(request.from_) if request.from_ else SenderType.ALPHANUMERIC
-        if request.callback_url and (wrong := services.check_callback_url(request.callback_url)):
-            self.errors.append(FieldError("/callback_url", wrong))
-        if request.send_at:
-            self._check_send_at(request.send_at, services.clock.now_ms())
-
-    def _check_send_at(self, text: str, now: int) -> None:
-        at: datetime | None
-        try:
-            at = datetime.fromisoformat(text)
-        except ValueError:
-            at = None
-        try:
-            self.send_at = int(at.timestamp() * 1000) if at is not None and at.tzinfo is not None else -1
-        except (ValueError, OverflowError):
-            self.send_at = -1
-        if self.send_at < 0:
-            self.errors.append(FieldError("/send_at", "must be RFC 3339 with an offset, such as 2030-01-31T09:00:00Z"))
-            return
-        if self.send_at > now + _MAX_AHEAD_MS:
-            self.errors.append(FieldError("/send_at", "must be at most 30 days ahead"))
-        elif self.send_at < now - _CLOCK_SKEW_MS:
-            self.errors.append(FieldError("/send_at", "is in the past; leave it out to send now"))
+_OPTIONAL = ("callback_url", "reference", "context", "max_price", "origin")
+"""Fields that are stored where they were given."""
 
 
-def _check_parts(analysis: Analysis, limit: int | None) -> None:
-    allowed = limit or MAX_PARTS
-    if analysis.parts > allowed:
-        raise Problem(
-            "too-many-parts",
-            "Too many parts",
-            422,
-            f"The text needs {analysis.parts} parts in {analysis.encoding.value}; {allowed} are allowed.",
-            "Shorten the text, or raise max_parts.",
-            errors=[FieldError("/body", f"needs {analysis.parts} parts")],
-        )
+def _unknown_policy(tenant: Tenant, cls: str) -> str:
+    default = UnknownPolicy.HOLD if cls == "marketing" else UnknownPolicy.RESEND
+    return tenant.unknown_policies.get(cls) or default.value
+
+
+def _check_callback(url: str, services: Services) -> None:
+    if wrong := services.check_callback_url(url):
+        raise ValueError(wrong)
+
+
+def _wrong_values(request: MessageRequest, services: Services, now: int) -> list[FieldError]:
+    """Every field whose value is wrong, not the first."""
+    checks: tuple[tuple[str, str, Callable[[str], object]], ...] = (
+        ("/to", request.to, normalise_recipient),
+        ("/from", request.from_, classify_sender),
+        ("/callback_url", request.callback_url, lambda url: _check_callback(url, services)),
+        ("/send_at", request.send_at, lambda text: _send_at(text, now)),
+    )
+    return [error for pointer, value, check in checks if value for error in _value_error(pointer, value, check)]
+
+
+def _send_at(text: str, now: int) -> int:
+    """The time as ms since the epoch. ValueError says what is wrong."""
+    wrong = ValueError("must be RFC 3339 with an offset, such as 2030-01-31T09:00:00Z")
+    try:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is None:
+            raise wrong
+        ms = int(at.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise wrong from None
+    if ms < 0:
+        raise wrong
+    if ms > now + _MAX_AHEAD_MS:
+        raise ValueError("must be at most 30 days ahead")
+    if ms < now - _CLOCK_SKEW_MS:
+        raise ValueError("is in the past; leave it out to send now")
+    return ms
+
+
+def _too_long(analysis: Analysis, allowed: int) -> Problem:
+    return Problem(
+        "too-many-parts",
+        "Too many parts",
+        422,
+        f"The text needs {analysis.parts} parts in {analysis.encoding.value}; {allowed} are allowed.",
+        "Shorten the text, or raise max_parts.",
+        errors=[FieldError("/body", f"needs {analysis.parts} parts")],
+    )
 
 
 def _no_route(services: Services, request: RouteRequest) -> Problem:
@@ -266,57 +301,17 @@ def _no_route(services: Services, request: RouteRequest) -> Problem:
     )
 
 
-def _data(
-    request: MessageRequest,
-    caller: Caller,
-    services: Services,
-    check: _Check,
-    analysis: Analysis,
-    plan: Plan,
-    now: int,
-) -> dict[str, Any]:
-    validity = request.validity_seconds or services.settings.default_validity_seconds
-    policy = request.unknown_policy or caller.tenant.unknown_policies.get(request.cls)
-    if policy is None:
-        policy = (UnknownPolicy.HOLD if request.cls == "marketing" else UnknownPolicy.RESEND).value
-    best = plan.candidates[0]
-    data: dict[str, Any] = {
-        "to": check.to,
-        "from": request.from_,
-        "sender_type": check.sender_type.value,
-        "body": analysis.body,
-        "class": request.cls,
-        "encoding": analysis.encoding.value,
-        "parts": analysis.parts,
-        "price": best.price,
-        "currency": best.route.currency,
-        "planned_route": best.route.name,
-        "plan": plan.reason,
-        "expires_at": max(now, check.send_at) + validity * 1000,
-        "unknown_policy": policy,
-        "fingerprint": fingerprint(_canonical.encode(request)),
-    }
-    optional = {
-        "send_at": check.send_at if check.send_at > now else None,
-        "callback_url": request.callback_url or None,
-        "reference": request.reference or None,
-        "context": request.context or None,
-        "max_price": request.max_price,
-        "origin": request.origin,
-    }
-    return data | {name: value for name, value in optional.items() if value is not None}
-
-
 def check_key(key: str) -> None:
     """Raise Problem 422 for an Idempotency-Key that is not one."""
     if not _KEY.fullmatch(key):
         raise invalid([FieldError("Idempotency-Key", "must be 1 to 255 printable ASCII characters without spaces")])
 
 
-def accepted_answer(mid: str, at: int, data: dict[str, Any]) -> dict[str, Any]:
+def accepted_answer(event: Event) -> dict[str, Any]:
     """What the client is told of an accepted message: the same for the first request and for each replay."""
+    data = event.data or {}
     return {
-        "id": mid,
+        "id": event.mid,
         "status": "scheduled" if "send_at" in data else "accepted",
         "to": data["to"],
         "parts": data["parts"],
@@ -324,7 +319,7 @@ def accepted_answer(mid: str, at: int, data: dict[str, Any]) -> dict[str, Any]:
         "price": {"amount": data["price"], "currency": data["currency"]},
         "route": {"planned": data["planned_route"], "why": data["plan"]},
         "reference": data.get("reference"),
-        "accepted_at": iso(at),
+        "accepted_at": iso(event.at),
         "send_at": iso(data["send_at"]) if "send_at" in data else None,
         "expires_at": iso(data["expires_at"]),
     }

@@ -72,6 +72,8 @@ class Deliverer:
         self._order: list[int] = []
         self._parked: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Messages and endpoints that this node has parked: what comes later waits behind, in order."""
+        self._indexed = Snapshot()
+        self._of_tenant: dict[str, list[CallbackEndpoint]] = {}
         self.sent = 0
         self.failed = 0
 
@@ -83,7 +85,7 @@ class Deliverer:
             self._enqueue(message, event, event.q)
 
     def _enqueue(self, message: Message, event: Event, q: int) -> None:
-        for endpoint, url in self._targets(message, event, self._catalog.snapshot):
+        for endpoint, url in self._targets(message, event):
             if q:
                 self._open[q] = self._open.get(q, 0) + 1
                 heapq.heappush(self._order, q)
@@ -94,17 +96,25 @@ class Deliverer:
                 self._ready.put_nowait(lane)
             lane.waiting.append((event.k, q))
 
-    @staticmethod
-    def _targets(message: Message, event: Event, snapshot: Snapshot) -> list[tuple[str, str]]:
+    def _targets(self, message: Message, event: Event) -> list[tuple[str, str]]:
         if message.callback_url:
             return [(OWN_URL, message.callback_url)]
         return [
             (endpoint.id, endpoint.url)
-            for endpoint in snapshot.endpoints.values()
-            if endpoint.tenant == message.tenant
-            and endpoint.enabled
-            and (not endpoint.events or event.kind.value in endpoint.events)
+            for endpoint in self._endpoints().get(message.tenant, ())
+            if not endpoint.events or event.kind.value in endpoint.events
         ]
+
+    def _endpoints(self) -> dict[str, list[CallbackEndpoint]]:
+        """The enabled endpoints of each tenant."""
+        snapshot = self._catalog.snapshot
+        if snapshot is not self._indexed:
+            self._indexed = snapshot
+            self._of_tenant = {}
+            for endpoint in snapshot.endpoints.values():
+                if endpoint.enabled:
+                    self._of_tenant.setdefault(endpoint.tenant, []).append(endpoint)
+        return self._of_tenant
 
     @property
     def waiting(self) -> int:
@@ -124,7 +134,7 @@ class Deliverer:
             if not settles(message, event):
                 continue
             settled = await self._log.settled(message.mid)
-            for endpoint, url in self._targets(message, event, self._catalog.snapshot):
+            for endpoint, url in self._targets(message, event):
                 if (event.k, endpoint) not in settled:
                     await self._log.park(Parked(message.mid, message.tenant, endpoint, url, (event.k,), 0), now)
 
@@ -140,7 +150,7 @@ class Deliverer:
             message.apply(event)
             if not settles(message, event) or k not in (None, event.k):
                 continue
-            for target, url in self._targets(message, event, self._catalog.snapshot):
+            for target, url in self._targets(message, event):
                 if endpoint in (None, target):
                     await self._log.park(Parked(mid, tenant, target, url, (event.k,), 0, replay=True), now)
                     count += 1

@@ -45,14 +45,17 @@ class _Running:
 class _Handler:
     """What the binds of one connector report."""
 
-    def __init__(self, outbox: Outbox, judge: Judge, inbound: Inbound) -> None:
+    def __init__(self, outbox: Outbox, judge: Judge, inbound: Inbound, changed: Callable[[], None]) -> None:
         self._outbox = outbox
         self._judge = judge
         self._inbound = inbound
+        self._changed = changed
+        """Told when a bind came or went."""
 
     def on_bound(self, bind: Bind) -> None:
         _log.info("bound", connector=self._outbox.connector.name, bind=bind.name, peer=bind.peer)
         self._outbox.binds_changed()
+        self._changed()
 
     def on_unbound(self, bind: Bind, reason: str, retry_in: float, bind_status: int | None) -> None:
         log = _log.error if bind_status else _log.warning
@@ -65,6 +68,7 @@ class _Handler:
             command_status=bind_status,
         )
         self._outbox.binds_changed()
+        self._changed()
 
     def on_room(self, bind: Bind) -> None:  # noqa: ARG002 - the outbox asks all binds
         self._outbox.wake()
@@ -115,11 +119,13 @@ class Binds:
         self._changed = asyncio.Event()
         self._stopping = False
         self.outboxes: dict[str, Outbox] = {}
+        self.live: frozenset[str] = frozenset()
+        """Connectors where this node has a bind that could submit (routing's question); another object when they change."""
 
-    def healthy(self, connector: str) -> bool:
-        """Whether this node has a bind there that could submit (routing's question)."""
-        outbox = self.outboxes.get(connector)
-        return outbox is not None and outbox.live
+    def _refresh(self) -> None:
+        live = frozenset(name for name, outbox in self.outboxes.items() if outbox.live)
+        if live != self.live:
+            self.live = live
 
     def states(self) -> list[tuple[Outbox, list[Bind]]]:
         """Each connector's outbox and its binds, for health and metrics."""
@@ -145,6 +151,7 @@ class Binds:
                         await self._stop(running)
                         if wanted is None:
                             del self.outboxes[name]
+                            self._refresh()
                             await self._removed(running.outbox)
                     else:
                         running.connector = wanted
@@ -164,7 +171,7 @@ class Binds:
 
     async def _serve(self, running: _Running) -> None:
         connector, outbox = running.connector, running.outbox
-        handler = _Handler(outbox, self._judge, self._inbound)
+        handler = _Handler(outbox, self._judge, self._inbound, self._refresh)
         context = tls_context(connector) if connector.tls else None
         running.binds = [
             Bind(
@@ -228,6 +235,7 @@ class Binds:
             await running.task
         running.outbox.binds = []
         running.outbox.binds_changed()
+        self._refresh()
         del self._running[running.connector.name]
 
     async def stop(self) -> None:

@@ -187,14 +187,15 @@ class Outbox:
             except asyncio.CancelledError:  # the connector is being replaced: nothing of it was sent
                 self._head.extend(units)
                 raise
-            lease_valid = self._lease.valid
+            rooms = {bind: bind.room for bind in self.binds} if self._lease.valid else {}
             for unit in units:
                 unit.intent = intent.number
-                bind = self._roomiest() if lease_valid else None
-                if bind is None:
+                bind = max(rooms, key=rooms.__getitem__, default=None)
+                if bind is None or rooms[bind] <= 0:
                     self.throttle.give_back(1)
                     self.refused(unit)
                     continue
+                rooms[bind] -= 1
                 try:
                     bind.submit(unit.pdu, unit)
                 except ValueError as error:  # a field that SMPP has no room for: never sent
@@ -209,10 +210,6 @@ class Outbox:
         for part in unit.parts:
             self._intents.refuse(unit.intent, unit.message.mid, part, unit.attempt)
         self.push_back(unit)
-
-    def _roomiest(self) -> Bind | None:
-        best = max(self.binds, key=lambda bind: bind.room, default=None)
-        return best if best is not None and best.room > 0 else None
 
     def _call_later(self, seconds: float) -> None:
         if self._alarm is not None:

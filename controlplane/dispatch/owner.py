@@ -54,10 +54,16 @@ class Owner:
 
     def on_event(self, message: Message, event: Event, *, own: bool) -> None:
         """Book listener: what is new may change the next step."""
-        if event.kind is Kind.ACCEPTED or (event.kind is Kind.ADOPTED and own):
+        if event.kind is Kind.ACCEPTED:
             self._wheel.add(message.expires_at, message.mid)
-            self._wheel.add(message.expires_at + self._grace_ms, message.mid)
-            self.look(message.mid)
+            self._look_pending(message, self._clock.now_ms())
+        elif event.kind is Kind.ADOPTED:
+            if own:
+                self._wheel.add(message.expires_at, message.mid)
+                self.look(message.mid)
+        elif message.final:
+            self._wheel.drop(message.expires_at, message.mid)
+            self._wheel.drop(message.expires_at + self._grace_ms, message.mid)
 
     def landed(self, mid: str) -> None:
         """A submit has its outcome."""
@@ -90,9 +96,11 @@ class Owner:
             self._expire(message, "no_outcome" if PartState.UNKNOWN in states else "no_receipt")
         elif PartState.UNKNOWN in states and self._resends(message, now):
             self._resend(message)
-        elif PartState.SUBMITTED in states and now >= message.expires_at:
-            self._inquirer.ask(message)
-            self._wheel.add(now + max(_LOOK_AGAIN_MS, self._grace_ms // _QUERIES), mid)
+        elif now >= message.expires_at:
+            if PartState.SUBMITTED in states:
+                self._inquirer.ask(message)
+            again = now + max(_LOOK_AGAIN_MS, self._grace_ms // _QUERIES)
+            self._wheel.add(min(again, message.expires_at + self._grace_ms), mid)
 
     def _look_pending(self, message: Message, now: int) -> None:
         if now >= message.expires_at:
@@ -200,12 +208,12 @@ class Owner:
 
 def _request(message: Message, tried: tuple[str, ...]) -> RouteRequest:
     return RouteRequest(
-        tenant=message.tenant,
-        to=message.to,
-        sender_type=SenderType(message.sender_type or SenderType.ALPHANUMERIC),
-        cls=MessageClass(message.cls),
-        parts=len(message.parts),
-        max_price=message.max_price,
-        tried=tried,
-        sender=message.sender,
+        message.tenant,
+        message.to,
+        SenderType(message.sender_type or SenderType.ALPHANUMERIC),
+        MessageClass(message.cls),
+        len(message.parts),
+        message.max_price,
+        tried,
+        message.sender,
     )

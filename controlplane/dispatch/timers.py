@@ -13,7 +13,7 @@ class Wheel:
     __slots__ = ("_order", "_slots")
 
     def __init__(self) -> None:
-        self._slots: dict[int, list[str]] = {}
+        self._slots: dict[int, dict[str, None]] = {}
         self._order: list[int] = []
 
     def add(self, due_ms: int, mid: str) -> None:
@@ -21,10 +21,16 @@ class Wheel:
         second = -(-due_ms // 1000)
         slot = self._slots.get(second)
         if slot is None:
-            self._slots[second] = [mid]
+            self._slots[second] = {mid: None}
             heapq.heappush(self._order, second)
         else:
-            slot.append(mid)
+            slot[mid] = None
+
+    def drop(self, due_ms: int, mid: str) -> None:
+        """Nobody needs to look at `mid` at `due_ms` any more: days of finished messages would not fit in memory."""
+        slot = self._slots.get(-(-due_ms // 1000))
+        if slot is not None:
+            slot.pop(mid, None)
 
     def due(self, now_ms: int) -> list[str]:
         """Take out everything that is due."""

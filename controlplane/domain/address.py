@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from controlplane.domain.catalog import SenderType
 
@@ -35,6 +36,7 @@ def normalise_recipient(value: str) -> str:
     raise ValueError("must be + and 7 to 15 digits, the first not 0 (E.164), such as +4915112345678")
 
 
+@lru_cache(maxsize=4096)
 def classify_sender(value: str) -> SenderType:
     """What kind of sender id it is. ValueError says what is wrong."""
     if _SHORT.fullmatch(value):
@@ -49,6 +51,7 @@ def classify_sender(value: str) -> SenderType:
     )
 
 
+@lru_cache(maxsize=4096)
 def source_address(value: str, ton: int, npi: int) -> tuple[int, int, str]:
     """(TON, NPI, address) for SMPP; -1 derives them from the sender. No sender: the carrier's default (0, 0, "")."""
     if not value:

@@ -6,7 +6,7 @@ Shapes of `data` (the private, erasable payload; all times are ms since the Unix
 
 | kind | data |
 |---|---|
-| accepted | to, from, body, class, encoding, parts, expires_at, unknown_policy, fingerprint; maybe ref (of a long message), send_at, callback_url, reference, context, max_price, max_parts, origin, durability, sender_type |
+| accepted | to, from, body, class, encoding, parts, expires_at, unknown_policy; maybe fingerprint (of the request, where it had an Idempotency-Key), ref (of a long message), send_at, callback_url, reference, context, max_price, max_parts, origin, durability, sender_type |
 | submitted | route, connector, attempt, part_ids [[part, carrier's raw id], …] |
 | deferred | route, connector, attempt, parts, command_status, retry_at |
 | rerouted | route, connector, attempt, parts, tried [route, …]; command_status where a carrier said it; reason: `rejected`, `queue_full`, `temporary`, `resend` (its outcome was unknown) |
@@ -26,14 +26,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 __all__ = [
     "FINAL_KINDS",
     "LEAF_VERSION",
-    "Draft",
     "Event",
     "Kind",
     "canonical",
@@ -70,42 +71,29 @@ FINAL_KINDS = frozenset({Kind.DELIVERED, Kind.UNDELIVERED, Kind.FAILED, Kind.EXP
 
 
 @dataclass(slots=True)
-class Draft:
-    """A fact on its way to the committer, which adds node, epoch, sequence, salt and leaf."""
+class Event:
+    """A fact about one message. It is a draft until the committer seals it: adds where and when in its sequence it stands, salt and leaf."""
 
     mid: str
     k: int
     tenant: str
     kind: Kind
     at: int
-    data: dict[str, Any]
+    data: dict[str, Any] | None
+    """None once erased."""
     prev: bytes | None = None
-    """Leaf hash of the message's event k-1; None only for k = 0."""
+    """Of a draft: leaf hash of the message's event k-1; None only for k = 0. The leaf holds it; it is not stored beside it."""
     route: str | None = None
     reason: str | None = None
     cids: tuple[str, ...] = ()
     """`connector/normalised carrier id` of each part that this event submitted, for joining receipts."""
-
-
-@dataclass(slots=True)
-class Event:
-    """A committed fact. `data` and `salt` are None once erased."""
-
-    mid: str
-    k: int
-    tenant: str
-    kind: Kind
-    at: int
-    dc: str
-    node: str
-    epoch: int
-    q: int
-    leaf: bytes
-    data: dict[str, Any] | None
+    dc: str = ""
+    node: str = ""
+    epoch: int = 0
+    q: int = 0
+    leaf: bytes = b""
     salt: bytes | None = None
-    route: str | None = None
-    reason: str | None = None
-    cids: tuple[str, ...] = field(default=())
+    """None once erased."""
 
     @property
     def id(self) -> str:
@@ -114,27 +102,23 @@ class Event:
 
 
 _string = json.encoder.encode_basestring  # escapes exactly what RFC 8785 escapes
+canonical = msgspec.json.Encoder(order="sorted").encode
+"""RFC 8785 canonical JSON of str, int, bool, None, lists and dicts with str keys, as bytes. No payload has floats, which it would write its own way."""
 
 
-def canonical(value: Any) -> bytes:
-    """RFC 8785 canonical JSON of str, int, bool, None, lists and dicts with str keys. Floats are refused: no payload has any."""
-    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
-
-
-def commitment(salt: bytes, data: dict[str, Any]) -> str:
+def commitment(salt: bytes, payload: bytes) -> str:
     """HMAC-SHA256(salt, canonical data), hex."""
-    return hmac.digest(salt, canonical(data), "sha256").hex()
+    return hmac.digest(salt, payload, "sha256").hex()
 
 
-def leaf_bytes(draft: Draft, dc: str, node: str, epoch: int, q: int, commit: str) -> bytes:
+def leaf_bytes(event: Event, commit: str) -> bytes:
     """The canonical JSON of one leaf: members sorted, no white space, no personal data. About 300 bytes."""
-    prev = f'"prev":"{draft.prev.hex()}",' if draft.prev is not None else ""
-    reason = f'"reason":{_string(draft.reason)},' if draft.reason is not None else ""
-    route = f'"route":{_string(draft.route)},' if draft.route is not None else ""
+    prev = f'"prev":"{event.prev.hex()}",' if event.prev is not None else ""
+    reason = f'"reason":{_string(event.reason)},' if event.reason is not None else ""
+    route = f'"route":{_string(event.route)},' if event.route is not None else ""
     return (
-        f'{{"at":{draft.at},"commit":"{commit}","dc":{_string(dc)},"e":{epoch},"k":{draft.k},"kind":"{draft.kind}",'
-        f'"mid":{_string(draft.mid)},"n":{_string(node)},{prev}"q":{q},{reason}{route}"v":{LEAF_VERSION}}}'
+        f'{{"at":{event.at},"commit":"{commit}","dc":{_string(event.dc)},"e":{event.epoch},"k":{event.k},"kind":"{event.kind}",'
+        f'"mid":{_string(event.mid)},"n":{_string(event.node)},{prev}"q":{event.q},{reason}{route}"v":{LEAF_VERSION}}}'
     ).encode()
 
 

@@ -7,6 +7,7 @@ the response is stored once, under `submit_key`; an id from a receipt is tried i
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from controlplane.domain.events import Kind
@@ -93,40 +94,39 @@ def _form(raw: str, form: str) -> str | None:
     return text
 
 
-def receipt_keys(connector: str, raw: str, fmt: str, order: tuple[str, ...] = _FORMS) -> tuple[str, ...]:
-    """Keys to look an id of a receipt up by, best first, each once. `fmt` is Connector.receipt_id_format."""
-    forms = order if fmt == "auto" else (fmt,)
-    keys = (submit_key(connector, value) for form in forms if (value := _form(raw, form)) is not None)
-    return tuple(dict.fromkeys(keys))
+def _key(connector: str, raw: str, form: str) -> str | None:
+    value = _form(raw, form)
+    return None if value is None else submit_key(connector, value)
+
+
+def receipt_keys(connector: str, raw: str, fmt: str, order: tuple[str, ...] = _FORMS) -> Iterator[str]:
+    """Keys to look an id of a receipt up by, best first (the first nearly always hits). `fmt` is Connector.receipt_id_format."""
+    for form in order if fmt == "auto" else (fmt,):
+        key = _key(connector, raw, form)
+        if key is not None:
+            yield key
 
 
 class FormatLearner:
     """Which form a connector's receipts use. Learns from what matched; reorders the candidates, and never excludes one."""
 
-    __slots__ = ("_seen", "ambiguous")
+    __slots__ = ("_seen", "ambiguous", "order")
 
     def __init__(self) -> None:
         self._seen: Counter[str] = Counter()
+        self.order: tuple[str, ...] = _FORMS
+        """Forms, the one to try first in front; unchanged until one was confirmed three times."""
         self.ambiguous = 0
         """Matches that more than one form would have given: they teach nothing."""
 
-    @property
-    def order(self) -> tuple[str, ...]:
-        """Forms, the one to try first in front; unchanged until one was confirmed three times."""
-        ranked = sorted(
-            _FORMS,
-            key=lambda form: (-(self._seen[form] if self._seen[form] >= _CONFIRMATIONS else 0), _FORMS.index(form)),
-        )
-        return tuple(ranked)
-
     def observe(self, connector: str, raw: str, matched: str) -> None:
         """The receipt's id `raw` belonged to the message stored under the key `matched`."""
-        forms = [
-            form
-            for form in _FORMS
-            if (value := _form(raw, form)) is not None and submit_key(connector, value) == matched
-        ]
+        if self._seen[self.order[0]] >= _CONFIRMATIONS and _key(connector, raw, self.order[0]) == matched:
+            return  # what we think already
+        forms = [form for form in _FORMS if _key(connector, raw, form) == matched]
         if len(forms) == 1:
             self._seen[forms[0]] += 1
+            confirmed = {form: n for form, n in self._seen.items() if n >= _CONFIRMATIONS}
+            self.order = tuple(sorted(_FORMS, key=lambda form: -confirmed.get(form, 0)))
         elif forms:
             self.ambiguous += 1

@@ -6,14 +6,18 @@ submit to this connector had no response and whose recipient is the receipt's so
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message, PartState
 from controlplane.domain.receipt import FormatLearner, Receipt, kind_of, reason_of, receipt_keys, submit_key
-from controlplane.store.book import Book
+from controlplane.store.book import Book, Fact
 from controlplane.store.events import EventReader
 from controlplane.store.orphans import Orphan, OrphanStore
 
 __all__ = ["Correlator"]
+
+_MAY_LEAVE_UNKNOWN = frozenset({Kind.UNKNOWN, Kind.ADOPTED})
 
 
 class Correlator:
@@ -34,32 +38,60 @@ class Correlator:
     def on_event(self, message: Message, event: Event, *, own: bool) -> None:
         """Book listener: keeps the index of unknown parts, and notices responses that explain an orphan."""
         del own
-        digits = message.to.removeprefix("+")
+        if self._unknown or event.kind in _MAY_LEAVE_UNKNOWN:
+            self._index(message)
+        if self._waiting:
+            for key in event.cids:
+                if key in self._waiting:
+                    self._joinable[self._waiting.pop(key)] = None
+
+    def _index(self, message: Message) -> None:
+        place = (message.connector, message.to.removeprefix("+"))
         if any(part.state is PartState.UNKNOWN for part in message.parts) and not message.final:
-            self._unknown.setdefault((message.connector, digits), {})[message.mid] = None
-        elif (message.connector, digits) in self._unknown:
-            mids = self._unknown[message.connector, digits]
+            self._unknown.setdefault(place, {})[message.mid] = None
+        elif place in self._unknown:
+            mids = self._unknown[place]
             mids.pop(message.mid, None)
             if not mids:
-                del self._unknown[message.connector, digits]
-        for key in event.cids:
-            if key in self._waiting:
-                self._joinable[self._waiting.pop(key)] = None
+                del self._unknown[place]
 
     def take_joinable(self) -> list[str]:
         """Orphans that this node can join now."""
         taken, self._joinable = list(self._joinable), {}
         return taken
 
+    def record_open(
+        self, connector: str, fmt: str, recipient: str, receipt: Receipt, done: Callable[[BaseException | None], None]
+    ) -> bool:
+        """The short way, for a receipt of a message that this node owns: True when it is taken; `done` is called once it is durable, or cannot be."""
+        found = self._open_here(self._keys(connector, fmt, receipt), recipient)
+        if found is None:
+            return False
+        mid, numbers, key = found
+        self._learner(connector).observe(connector, receipt.id, key)
+        waiting = len(numbers)
+
+        def written(_event: Event | None, error: BaseException | None) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting or error is not None:
+                done(error)
+
+        for number in numbers:
+            fact = _fact(connector, number, receipt)
+            fact.done = written
+            self._book.post(mid, fact)
+        return True
+
     async def receive(self, connector: str, fmt: str, recipient: str, receipt: Receipt) -> bool:
         """Record the receipt durably: in its message, or as an orphan (→ False). Raises StoreUnavailableError."""
-        keys = self._keys(connector, fmt, receipt)
+        keys = tuple(dict.fromkeys(self._keys(connector, fmt, receipt)))
         if await self._join(connector, keys, recipient, receipt):
             return True
         orphan_id = await self._orphans.put(connector, keys, recipient, receipt)
         for key in keys:
             self._waiting[key] = orphan_id
-            if self._book.part_of(key) is not None:  # its response came while the orphan was being stored
+            if self._book.parts_of(key) is not None:  # its response came while the orphan was being stored
                 self._joinable[orphan_id] = None
         while len(self._waiting) > 100_000:
             del self._waiting[next(iter(self._waiting))]
@@ -72,29 +104,33 @@ class Correlator:
             return True
         return False
 
-    def _keys(self, connector: str, fmt: str, receipt: Receipt) -> tuple[str, ...]:
-        if not receipt.id:
-            return ()
-        learner = self._learners.setdefault(connector, FormatLearner())
-        return receipt_keys(connector, receipt.id, fmt, learner.order)
+    def _learner(self, connector: str) -> FormatLearner:
+        learner = self._learners.get(connector)
+        if learner is None:
+            learner = self._learners[connector] = FormatLearner()
+        return learner
+
+    def _keys(self, connector: str, fmt: str, receipt: Receipt) -> Iterable[str]:
+        return receipt_keys(connector, receipt.id, fmt, self._learner(connector).order) if receipt.id else ()
 
     async def _join(self, connector: str, keys: tuple[str, ...], recipient: str, receipt: Receipt) -> bool:
-        mid = self._open_here(keys, recipient)
-        if mid is None and keys:
-            mid = await self._in_store(keys, recipient)
-        if mid is not None:
-            return await self._record(mid, connector, keys, receipt)
-        mid = self._of_unknown(connector, recipient, receipt)
-        if mid is not None:
-            return await self._record(mid, connector, keys, receipt)
-        return False
+        found = self._open_here(keys, recipient)
+        if found is not None:
+            return await self._record(found[0], found[1], connector, receipt)
+        mid = await self._in_store(keys, recipient) if keys else None
+        if mid is None:
+            mid = self._of_unknown(connector, recipient, receipt)
+        if mid is None:
+            return False
+        return await self._record(mid, await self._parts(mid, connector, keys, receipt), connector, receipt)
 
-    def _open_here(self, keys: tuple[str, ...], recipient: str) -> str | None:
+    def _open_here(self, keys: Iterable[str], recipient: str) -> tuple[str, tuple[int, ...], str] | None:
+        """(mid, parts, key) of the message that is open here and known by one of `keys`."""
         for key in keys:
-            found = self._book.part_of(key)
+            found = self._book.parts_of(key)
             message = self._book.get(found[0]) if found else None
             if found and message is not None and _same_number(message.to, recipient):
-                return found[0]
+                return (*found, key)
         return None
 
     async def _in_store(self, keys: tuple[str, ...], recipient: str) -> str | None:
@@ -115,38 +151,40 @@ class Correlator:
             mids = [mid for mid in mids if (message := self._book.get(mid)) and message.body.startswith(opening)]
         return mids[0] if len(mids) == 1 else None
 
-    async def _record(self, mid: str, connector: str, keys: tuple[str, ...], receipt: Receipt) -> bool:
-        """Append the receipt's event to each part it speaks of. Repeated ones are dropped; so is what no state can be read from, after keeping."""
-        kind = kind_of(receipt.state)
-        if kind is None:
-            kind = Kind.ENROUTE  # kept and shown; settles nothing
-        story = self._book.get(mid)
-        message = story if story is not None else (await self._book.load(mid) or (None,))[0]
+    async def _parts(self, mid: str, connector: str, keys: tuple[str, ...], receipt: Receipt) -> tuple[int, ...]:
+        """Which parts of a stored message the receipt speaks of: those with its id, else the first whose outcome is unknown."""
+        message = self._book.get(mid) or (await self._book.load(mid) or (None,))[0]
         if message is None:
-            return False
-        self._learn(connector, message, keys, receipt)
-        numbers = [
-            number
-            for number, part in enumerate(message.parts, 1)
-            if part.cid and part.connector == connector and submit_key(connector, part.cid) in keys
-        ] or [number for number, part in enumerate(message.parts, 1) if part.state is PartState.UNKNOWN][:1]
+            return ()
+        numbers = []
+        for number, part in enumerate(message.parts, 1):
+            if part.cid and part.connector == connector:
+                key = submit_key(connector, part.cid)
+                if key in keys:
+                    numbers.append(number)
+                    self._learner(connector).observe(connector, receipt.id, key)
+        return (
+            tuple(numbers)
+            or tuple(number for number, part in enumerate(message.parts, 1) if part.state is PartState.UNKNOWN)[:1]
+        )
+
+    async def _record(self, mid: str, numbers: tuple[int, ...], connector: str, receipt: Receipt) -> bool:
         for number in numbers:
-            seen = f"{receipt.state} {receipt.error} {receipt.done_date}"
-            await self._book.record(
-                mid,
-                kind,
-                {"part": number, "connector": connector, "receipt": receipt.as_data()},
-                route=message.route or None,
-                reason=reason_of(kind, receipt),
-                guard=lambda m, n=number, s=seen: m.parts[n - 1].receipt != s,  # type: ignore[misc]
-            )
+            await self._book.record(mid, _fact(connector, number, receipt))
         return bool(numbers)
 
-    def _learn(self, connector: str, message: Message, keys: tuple[str, ...], receipt: Receipt) -> None:
-        known = {submit_key(connector, part.cid) for part in message.parts if part.cid}
-        hit = next((key for key in keys if key in known), None)
-        if hit is not None:
-            self._learners.setdefault(connector, FormatLearner()).observe(connector, receipt.id, hit)
+
+def _fact(connector: str, number: int, receipt: Receipt) -> Fact:
+    """The receipt as an event of one part. A repeated one is declined; one that no state can be read from is kept and shown, and settles nothing."""
+    kind = kind_of(receipt.state) or Kind.ENROUTE
+    seen = f"{receipt.state} {receipt.error} {receipt.done_date}"
+    return Fact(
+        kind,
+        {"part": number, "connector": connector, "receipt": receipt.as_data()},
+        "",
+        reason_of(kind, receipt),
+        guard=lambda message: message.parts[number - 1].receipt != seen,
+    )
 
 
 def _same_number(to: str, recipient: str) -> bool:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from controlplane.clock import Clock
 from controlplane.domain.catalog import Connector
 from controlplane.domain.concat import StoredPart, assemble
-from controlplane.domain.events import Draft, Kind
+from controlplane.domain.events import Event, Kind
 from controlplane.domain.text import Concat, decode, parse_udh
 from controlplane.errors import StoreUnavailableError
 from controlplane.ids import idempotent_mid
@@ -81,7 +81,7 @@ class Inbound:
         self, mid: str, tenant: str, connector: str, source: str, dest: str, text: str, parts: int, *, complete: bool
     ) -> None:
         data = {"from": source, "to": dest, "body": text, "connector": connector, "parts": parts, "complete": complete}
-        draft = Draft(mid=mid, k=0, tenant=tenant, kind=Kind.RECEIVED, at=self._clock.now_ms(), data=data)
+        draft = Event(mid=mid, k=0, tenant=tenant, kind=Kind.RECEIVED, at=self._clock.now_ms(), data=data)
         await self._book.accept(draft)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
 
+from controlplane.clock import Clock
 from controlplane.domain.catalog import Connector
 from controlplane.errors import Problem, StoreUnavailableError
 from controlplane.receipts.correlate import Correlator
@@ -25,7 +27,26 @@ _SWEEP_SECONDS = 0.2
 _DUE_EVERY = 5
 """Turns of the sweep between two looks at the orphans that are due."""
 
+_ANSWER_SECONDS = 10.0
+
 Answer = Callable[[int], None]
+
+
+class _Receipt:
+    """A receipt on its way into the store; the carrier hears once."""
+
+    __slots__ = ("answer", "deadline", "intake")
+
+    def __init__(self, intake: Ingest, answer: Answer, deadline: float) -> None:
+        self.intake = intake
+        self.answer: Answer | None = answer
+        self.deadline = deadline
+
+    def done(self, error: BaseException | None) -> None:
+        """It is durable, or (error) is not, as far as is known."""
+        answer, self.answer = self.answer, None
+        if answer is not None:
+            self.intake.settled(answer, error)
 
 
 class Ingest:
@@ -36,6 +57,7 @@ class Ingest:
         correlator: Correlator,
         inbound: Inbound,
         orphans: OrphanStore,
+        clock: Clock,
         *,
         workers: int = 64,
         max_waiting: int = 5_000,
@@ -43,8 +65,13 @@ class Ingest:
         self._correlator = correlator
         self._inbound = inbound
         self._orphans = orphans
+        self._clock = clock
         self._workers = workers
-        self._queue: asyncio.Queue[tuple[Connector, DeliverSm | DataSm, Answer]] = asyncio.Queue(max_waiting)
+        self._max_waiting = max_waiting
+        self._queue: asyncio.Queue[tuple[Connector, DeliverSm | DataSm, Answer]] = asyncio.Queue()
+        self._recording: deque[_Receipt] = deque()
+        """Receipts taken the short way, oldest first; those that are answered are dropped lazily."""
+        self._unanswered = 0
         self.refused = 0
         """PDUs answered ESME_RX_T_APPN."""
         self.joined = 0
@@ -52,16 +79,45 @@ class Ingest:
 
     @property
     def waiting(self) -> int:
-        """PDUs that nobody has taken up yet."""
-        return self._queue.qsize()
+        """PDUs without an answer."""
+        return self._unanswered
 
     def on_deliver(self, connector: Connector, pdu: DeliverSm | DataSm, answer: Answer) -> None:
         """A PDU came. `answer` is called once its event is durable, or at once when there is no room."""
-        try:
-            self._queue.put_nowait((connector, pdu, answer))
-        except asyncio.QueueFull:
+        if self._unanswered >= self._max_waiting:
             self.refused += 1
             answer(ESME_RX_T_APPN)
+            return
+        self._unanswered += 1
+        try:
+            if is_receipt(pdu) and self._record_open(connector, pdu, answer):
+                return
+        except Exception as error:  # noqa: BLE001 - see `settled`
+            self.settled(answer, error)
+            return
+        self._queue.put_nowait((connector, pdu, answer))
+
+    def _record_open(self, connector: Connector, pdu: DeliverSm | DataSm, answer: Answer) -> bool:
+        """A receipt of a message that is open here needs no look into the store, and no task."""
+        entry = _Receipt(self, answer, self._clock.monotonic() + _ANSWER_SECONDS)
+        receipt = parse_receipt(pdu)
+        fmt = connector.receipt_id_format
+        taken = self._correlator.record_open(connector.name, fmt, pdu.source_addr, receipt, entry.done)
+        if taken:
+            self.joined += 1
+            self._recording.append(entry)
+        return taken
+
+    def settled(self, answer: Answer, error: BaseException | None) -> None:
+        """Answer a PDU. What is not durable is refused for now, and the carrier sends it again: nothing is lost, and one odd PDU ends nothing."""
+        self._unanswered -= 1
+        if error is None:
+            answer(ESME_ROK)
+            return
+        if not isinstance(error, StoreUnavailableError | Problem):
+            _log.error("deliver_failed", exc_info=error)
+        self.refused += 1
+        answer(ESME_RX_T_APPN)
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -76,16 +132,10 @@ class Ingest:
             connector, pdu, answer = await self._queue.get()
             try:
                 await self._take(connector, pdu)
-            except (StoreUnavailableError, Problem):
-                self.refused += 1
-                answer(ESME_RX_T_APPN)
-            except Exception:  # noqa: BLE001
-                # One carrier's odd PDU must not end the intake of all the others; it is refused for now, so that nothing is lost.
-                _log.exception("deliver_failed", connector=connector.name)
-                self.refused += 1
-                answer(ESME_RX_T_APPN)
+            except Exception as error:  # noqa: BLE001 - see `settled`
+                self.settled(answer, error)
             else:
-                answer(ESME_ROK)
+                self.settled(answer, None)
 
     async def _take(self, connector: Connector, pdu: DeliverSm | DataSm) -> None:
         if not is_receipt(pdu):
@@ -98,12 +148,19 @@ class Ingest:
         else:
             self.orphaned += 1
 
+    def _give_up(self) -> None:
+        """Refuse for now what MongoDB does not confirm; it may still be recorded, and its repetition is then declined and answered."""
+        now = self._clock.monotonic()
+        while self._recording and (self._recording[0].answer is None or self._recording[0].deadline <= now):
+            self._recording.popleft().done(StoreUnavailableError("MongoDB did not confirm in time."))
+
     async def _sweep(self) -> None:
         """Orphans again and again: at once when this node stored their other half, else when they are due."""
         turn = 0
         while going_on():
             await asyncio.sleep(_SWEEP_SECONDS)
             turn += 1
+            self._give_up()
             with suppress(StoreUnavailableError):
                 joinable = self._correlator.take_joinable()
                 orphans = await self._orphans.by_ids(joinable) if joinable else []

@@ -21,6 +21,8 @@ class PrefixIndex:
                 for prefix in route.prefixes:
                     self._by_prefix.setdefault(prefix, []).append(route)
         self._lengths = sorted({len(prefix) for prefix in self._by_prefix}, reverse=True)
+        self.longest = max(self._lengths, default=0)
+        """Digits of a number that matter here."""
 
     def of(self, to: str) -> dict[str, tuple[str, Route]]:
         """Routes for a number: name → (longest prefix of that route which matches, route)."""

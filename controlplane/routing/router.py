@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from controlplane.domain.catalog import MessageClass, Route, SenderType
 
 __all__ = ["Candidate", "Exclusion", "Plan", "RouteRequest", "Router"]
 
 
-@dataclass(slots=True, kw_only=True)
-class RouteRequest:
+class RouteRequest(NamedTuple):
     """What is to be routed."""
 
     tenant: str
@@ -27,7 +26,7 @@ class RouteRequest:
     sender: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A route that may carry it."""
 
@@ -50,7 +49,7 @@ class Exclusion:
     detail: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Best first."""
 

@@ -11,23 +11,42 @@ from controlplane.routing.router import Candidate, Exclusion, Plan, RouteRequest
 __all__ = ["StaticRouter"]
 
 
-class StaticRouter:
-    """A Router without memory. A route whose connector is down stays a candidate, behind those that are up."""
+_KEPT = 10_000
+"""Plans remembered; they are forgotten all at once."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], healthy: Callable[[str], bool]) -> None:
+
+class StaticRouter:
+    """A Router that learns nothing. A route whose connector is down stays a candidate, behind those that are up.
+
+    What two requests of the same kind to the same prefix get is the same, so plans are remembered until the catalog or the live connectors change.
+    """
+
+    def __init__(self, snapshot: Callable[[], Snapshot], live: Callable[[], frozenset[str]]) -> None:
         self._snapshot = snapshot
-        self._healthy = healthy
+        self._live = live
+        """Connectors that could submit now: the same object as long as they are the same."""
         self._index = PrefixIndex(Snapshot())
+        self._planned_for: frozenset[str] = frozenset()
+        self._plans: dict[tuple[object, ...], Plan] = {}
 
     def plan(self, request: RouteRequest) -> Plan:
         """See Router."""
-        return self._ranked(
-            [
-                candidate(route, prefix, request, healthy=self._healthy(route.connector))
-                for prefix, route in self._current().of(request.to).values()
-                if exclusion(route, request) is None
-            ]
-        )
+        index, live = self._current(), self._live()
+        if live is not self._planned_for or len(self._plans) >= _KEPT:
+            self._planned_for = live
+            self._plans.clear()
+        _, to, sender_type, cls, parts, max_price, tried, sender = request
+        key = (to[: index.longest + 1], sender_type if sender else None, cls, parts, max_price, tried)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._ranked(
+                [
+                    candidate(route, prefix, request, healthy=route.connector in live)
+                    for prefix, route in index.of(to).values()
+                    if exclusion(route, request) is None
+                ]
+            )
+        return plan
 
     def explain(self, request: RouteRequest) -> tuple[Plan, tuple[Exclusion, ...]]:
         """See Router."""
@@ -43,6 +62,7 @@ class StaticRouter:
         snapshot = self._snapshot()
         if self._index.snapshot is not snapshot:
             self._index = PrefixIndex(snapshot)
+            self._plans.clear()
         return self._index
 
     def _ranked(self, candidates: list[Candidate]) -> Plan:

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import ClassVar, Self
 
 from controlplane.smpp import tlv
@@ -143,10 +144,23 @@ class _FieldError(ValueError):
 
 def _c(value: str, limit: int, field: str) -> bytes:
     """A C-octet string of at most `limit` octets with its NUL."""
+    if not value:
+        return b"\x00"
     data = value.encode("latin-1")
     if len(data) >= limit or b"\x00" in data:
         raise ValueError(f"{field} must have at most {limit - 1} characters and no NUL")
     return data + b"\x00"
+
+
+@lru_cache(maxsize=4096)
+def _source(service_type: str, ton: int, npi: int, address: str, dest_ton: int, dest_npi: int) -> bytes:
+    """The head of a submit_sm, up to dest_addr_npi: a sender's messages all have the same."""
+    return (
+        _c(service_type, 6, "service_type")
+        + bytes((ton, npi))
+        + _c(address, 21, "source_addr")
+        + bytes((dest_ton, dest_npi))
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -290,16 +304,13 @@ class _Sm(Pdu):
     def body(self) -> bytes:
         if len(self.short_message) > 254:
             raise ValueError("short_message must have at most 254 octets; use message_payload")
-        parts = (
-            _c(self.service_type, 6, "service_type"),
-            bytes((self.source_ton, self.source_npi)),
-            _c(self.source_addr, 21, "source_addr"),
-            bytes((self.dest_ton, self.dest_npi)),
-            _c(self.dest_addr, 21, "destination_addr"),
-            bytes((self.esm_class, self.protocol_id, self.priority)),
-            _c(self.schedule_delivery_time, 17, "schedule_delivery_time"),
-            _c(self.validity_period, 17, "validity_period"),
-            bytes(
+        body = (
+            _source(self.service_type, self.source_ton, self.source_npi, self.source_addr, self.dest_ton, self.dest_npi)
+            + _c(self.dest_addr, 21, "destination_addr")
+            + bytes((self.esm_class, self.protocol_id, self.priority))
+            + _c(self.schedule_delivery_time, 17, "schedule_delivery_time")
+            + _c(self.validity_period, 17, "validity_period")
+            + bytes(
                 (
                     self.registered_delivery,
                     self.replace_if_present,
@@ -307,10 +318,9 @@ class _Sm(Pdu):
                     self.sm_default_msg_id,
                     len(self.short_message),
                 )
-            ),
-            self.short_message,
+            )
+            + self.short_message
         )
-        body = b"".join(parts)
         return body + tlv.encode(self.tlvs) if self.tlvs else body
 
     @classmethod
@@ -753,6 +763,7 @@ def both_texts(pdu: SubmitSm | DeliverSm) -> int | None:
     return None
 
 
+@lru_cache(maxsize=4096)
 def relative_time(seconds: int) -> str:
     """YYMMDDhhmmss000R of section 7.1.1.2, with years and months of 0: at most 99 days."""
     seconds = min(max(seconds, 0), 99 * 86_400 - 1)

@@ -49,6 +49,11 @@ _WORDS = {
 _FIELDS = re.compile(
     r"(?:^|[\s,;])(id|sub|dlvrd|submit[ _]?date|done[ _]?date|stat(?:us)?|err(?:or)?|text)\s*[:=]\s*", re.IGNORECASE
 )
+_USUAL = re.compile(
+    r"id:(?P<id>[0-9A-Za-z-]+) sub:(?P<sub>\d+) dlvrd:(?P<dlvrd>\d+) submit date:(?P<submitdate>\d{6,14}) done date:(?P<donedate>\d{6,14})"
+    r" stat:(?P<stat>[A-Z]+) err:(?P<err>[0-9A-Za-z]+) [Tt]ext:(?P<text>\S*)\Z"
+).match
+"""Appendix B to the letter, with a text of no spaces: what most receipts are, read in a tenth of the time."""
 _DATE = re.compile(r"\d{6,14}")
 
 
@@ -91,6 +96,9 @@ def parse_receipt(pdu: DeliverSm | DataSm) -> Receipt:
 
 def _fields(text: str) -> dict[str, str]:
     """Fields by their short names; `text` has everything to the end."""
+    usual = _USUAL(text)
+    if usual is not None:
+        return usual.groupdict()
     found: dict[str, str] = {}
     matches = list(_FIELDS.finditer(text))
     for position, match in enumerate(matches):

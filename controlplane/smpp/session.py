@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from controlplane.domain.catalog import BindType
 from controlplane.smpp import pdu as p
@@ -79,8 +80,7 @@ class BindRefused:
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class Responded:
+class Responded(NamedTuple):
     """The answer to one submit_sm: submit_sm_resp, or a generic_nack that names it."""
 
     token: object
@@ -113,7 +113,7 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delivered:
     """A deliver_sm or data_sm: to be answered with `Session.answer`."""
 
@@ -171,8 +171,7 @@ _BINDS: dict[BindType, type[p.BindTransceiver | p.BindTransmitter | p.BindReceiv
 }
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     token: object
     sent: float
     query: bool
@@ -260,7 +259,7 @@ class Session:
             raise RuntimeError(f"no room: state {self.state.value}, {self._submits} of {self.window} in flight")
         pdu.sequence = self._next()
         self._out.append(pdu.encode())
-        self._waiting[pdu.sequence] = _Waiting(token, now, query=False)
+        self._waiting[pdu.sequence] = _Waiting(token, now, False)
         self._submits += 1
 
     def query(self, pdu: p.QuerySm, token: object, now: float) -> None:
@@ -269,7 +268,7 @@ class Session:
             raise RuntimeError(f"cannot query: state {self.state.value}")
         pdu.sequence = self._next()
         self._out.append(pdu.encode())
-        self._waiting[pdu.sequence] = _Waiting(token, now, query=True)
+        self._waiting[pdu.sequence] = _Waiting(token, now, True)
 
     def answer(self, pdu: p.DeliverSm | p.DataSm, status: int) -> None:
         """Answer a delivered PDU; nothing happens once the session is closed."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from controlplane.clock import Clock
-from controlplane.domain.events import Draft, Event, Kind
+from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message, fold
 from controlplane.domain.receipt import submit_key
 from controlplane.errors import Problem, StoreUnavailableError
@@ -65,33 +65,52 @@ class Fact:
     kind: Kind
     data: dict[str, Any]
     route: str | None = None
+    """`""`: the route that the message has when its turn comes."""
     reason: str | None = None
     cids: tuple[str, ...] = ()
     guard: Guard | None = None
+    """Sees the newest fold, and may decline."""
     done: Done | None = None
+    """Called in the loop: (the event, or None where the guard declined; the error, if any)."""
 
 
 class _Lane:
     """Facts about one message that wait for the one being committed."""
 
-    __slots__ = ("facts", "message")
+    __slots__ = ("book", "facts", "message", "mid")
 
-    def __init__(self, message: Message | None) -> None:
+    def __init__(self, book: Book, mid: str, message: Message | None, fact: Fact) -> None:
+        self.book = book
+        self.mid = mid
         self.message = message
-        self.facts: deque[Fact] = deque()
+        self.facts = [fact]
+        """Few: a list is smaller than a deque."""
+
+    def committed(self, event: Event | None) -> None:
+        """What the committer says of the first fact."""
+        self.book.committed(self, event)
 
 
-class _Waiting:
-    """A caller who waits for an acceptance."""
+class _Acceptance:
+    """An `accepted` event on its way, and the caller who waits for it."""
 
-    __slots__ = ("deadline", "settled", "ticket")
+    __slots__ = ("book", "deadline", "settled", "ticket")
 
-    def __init__(self, deadline: float, settled: Settled) -> None:
+    def __init__(self, book: Book, deadline: float, settled: Settled) -> None:
+        self.book = book
         self.deadline = deadline
         self.settled: Settled | None = settled
         self.ticket: Ticket | None = None
 
+    def committed(self, event: Event | None) -> None:
+        """What the committer says."""
+        if event is None:
+            self.book.replay(self)
+        else:
+            self.settle(Accepted(self.book.begin(event), None))
+
     def settle(self, outcome: Accepted | Exception) -> None:
+        """Tell the caller, once."""
         settled, self.settled, self.ticket = self.settled, None, None
         if settled is not None:
             settled(outcome)
@@ -121,14 +140,14 @@ class Book:
         self.open: dict[str, Message] = {}
         self._lanes: dict[str, _Lane] = {}
         self._listeners: list[Listener] = []
-        self._carrier_ids: dict[str, tuple[str, int]] = {}
+        self._carrier_ids: dict[str, tuple[str, tuple[int, ...]]] = {}
         self.flying: dict[str, int] = {}
         """Messages in hand → how many of their submits have no durable outcome. They can be neither cancelled nor expired."""
         self._ages: list[tuple[int, str]] = []
         """Heap of (q of the event that made it ours, mid); entries of closed messages are dropped lazily."""
         self._stragglers: dict[str, None] = {}
         self._references: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_Acceptance] = deque()
         """In order of their deadlines; those with an outcome are dropped lazily."""
         self._work: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         self.closing = False
@@ -141,8 +160,8 @@ class Book:
         """The open message, if this node owns it."""
         return self.open.get(mid)
 
-    def part_of(self, key: str) -> tuple[str, int] | None:
-        """(mid, part) of an open message that a carrier knows by `key` (domain.receipt.submit_key)."""
+    def parts_of(self, key: str) -> tuple[str, tuple[int, ...]] | None:
+        """(mid, parts) of an open message that a carrier knows by `key` (domain.receipt.submit_key), also where `submitted` is still being written."""
         return self._carrier_ids.get(key)
 
     async def run(self) -> None:
@@ -154,7 +173,7 @@ class Book:
 
     # -- accepting -----------------------------------------------------------------------------------------------------
 
-    def accept_soon(self, draft: Draft, settled: Settled) -> None:
+    def accept_soon(self, draft: Event, settled: Settled) -> None:
         """Insert `accepted`; `settled` is called in the loop, once, when it is majority-written and journaled, or is not.
 
         Raises Problem 503 before anything is queued when this node cannot take it: no lease, too many open, stopping, committer behind.
@@ -162,13 +181,13 @@ class Book:
         """
         self.accept_all([(draft, settled)])
 
-    def accept_all(self, drafts: Sequence[tuple[Draft, Settled]]) -> None:
+    def accept_all(self, drafts: Sequence[tuple[Event, Settled]]) -> None:
         """`accept_soon` for many, each with its own outcome; it raises for all of them or for none."""
         self._admit(len(drafts))
         for draft, settled in drafts:
             self._submit(draft, settled)
 
-    async def accept(self, draft: Draft) -> Accepted:
+    async def accept(self, draft: Event) -> Accepted:
         """`accept_soon` for those who can wait. Raises what would be the outcome."""
         future: asyncio.Future[Accepted | Exception] = asyncio.get_running_loop().create_future()
 
@@ -196,27 +215,28 @@ class Book:
                 "overloaded", f"This node holds {len(self.open)} open messages, and its limit is {self._max_open}.", 5
             )
 
-    def _submit(self, draft: Draft, settled: Settled) -> None:
-        waiting = _Waiting(self._clock.monotonic() + self._accept_timeout, settled)
-        if draft.data.get("parts", 1) > 1:
+    def _submit(self, draft: Event, settled: Settled) -> None:
+        waiting = _Acceptance(self, self._clock.monotonic() + self._accept_timeout, settled)
+        if draft.data is not None and draft.data.get("parts", 1) > 1:
             draft.data["ref"] = self._reference(draft.data.get("from", ""), draft.data["to"])
-
-        def done(event: Event | None) -> None:
-            if event is None:
-                self._work.put_nowait(self._replay(draft.mid, waiting))
-                return
-            message = Message(mid=event.mid, tenant=event.tenant)
-            message.apply(event)
-            if not message.final:
-                self._own(message, event.q)
-            self._tell(message, event, own=True)
-            waiting.settle(Accepted(message, None))
-
-        waiting.ticket = self._committer.submit(draft, done)
+        waiting.ticket = self._committer.submit(draft, waiting.committed)
         self._waiting.append(waiting)
 
-    async def _replay(self, mid: str, waiting: _Waiting) -> None:
+    def begin(self, event: Event) -> Message:
+        """The message of a committed `accepted` or `received`, ours from now on unless it is final."""
+        message = Message(mid=event.mid, tenant=event.tenant)
+        message.apply(event)
+        if not message.final:
+            self._own(message, event.q)
+        self._tell(message, event, own=True)
+        return message
+
+    def replay(self, waiting: _Acceptance) -> None:
         """The ordinal 0 was taken: an earlier request with this Idempotency-Key."""
+        if waiting.ticket is not None:
+            self._work.put_nowait(self._replay(waiting.ticket.event.mid, waiting))
+
+    async def _replay(self, mid: str, waiting: _Acceptance) -> None:
         try:
             events = await self._reader.load(mid)
         except StoreUnavailableError as error:
@@ -248,19 +268,16 @@ class Book:
     def _own(self, message: Message, q: int) -> None:
         self.open[message.mid] = message
         heapq.heappush(self._ages, (q, message.mid))
-        for number, part in enumerate(message.parts, 1):
-            if part.cid:
-                self._carrier_ids[submit_key(part.connector, part.cid)] = (message.mid, number)
+        for key, numbers in _known_as(message).items():
+            self._carrier_ids[key] = (message.mid, tuple(numbers))
 
     def _close(self, message: Message) -> None:
         if self.open.pop(message.mid, None) is None:
             return
         self._stragglers.pop(message.mid, None)
-        for part in message.parts:
-            if part.cid:
-                key = submit_key(part.connector, part.cid)
-                if self._carrier_ids.get(key, ("", 0))[0] == message.mid:
-                    del self._carrier_ids[key]
+        for key in _known_as(message):
+            if self._carrier_ids.get(key, ("",))[0] == message.mid:
+                del self._carrier_ids[key]
 
     def watermark(self) -> tuple[int, tuple[str, ...]]:
         """(q, stragglers): every message that this term accepted or adopted with a number ≤ q is closed, or is one of the stragglers."""
@@ -289,21 +306,10 @@ class Book:
 
     # -- recording -----------------------------------------------------------------------------------------------------
 
-    async def record(
-        self,
-        mid: str,
-        kind: Kind,
-        data: dict[str, Any],
-        *,
-        route: str | None = None,
-        reason: str | None = None,
-        cids: tuple[str, ...] = (),
-        guard: Guard | None = None,
-    ) -> Event | None:
-        """Append the next event of a message, wherever it lives; returns when it is durable.
+    async def record(self, mid: str, fact: Fact) -> Event | None:
+        """Append the next event of a message, wherever it lives; returns when it is durable, None when the guard declined.
 
-        `guard` sees the newest fold and may decline (→ None). Raises KeyError for a message that does not exist, StoreUnavailableError when
-        MongoDB did not confirm in time (it still may).
+        Raises KeyError for a message that does not exist, StoreUnavailableError when MongoDB did not confirm in time (it still may).
         """
         future: asyncio.Future[Event | None] = asyncio.get_running_loop().create_future()
 
@@ -315,28 +321,27 @@ class Book:
             else:
                 future.set_result(event)
 
-        self.post(mid, Fact(kind, data, route, reason, cids, guard, done))
+        fact.done = done
+        self.post(mid, fact)
         try:
             async with asyncio.timeout(self._accept_timeout):
                 return await future
         except TimeoutError:
-            raise StoreUnavailableError(f"MongoDB did not confirm {kind.value} of {mid} in time.") from None
+            raise StoreUnavailableError(f"MongoDB did not confirm {fact.kind.value} of {mid} in time.") from None
 
     def post(self, mid: str, fact: Fact, known: Message | None = None) -> None:
-        """`record` without waiting: `fact.done(event or None, error or None)` is called in the loop.
+        """`record` without waiting.
 
         `known` spares a read where the caller has just folded a message that is not open here.
         """
-        if fact.kind is Kind.SUBMITTED:  # a receipt may come before this is committed
-            for number, cid in fact.data["part_ids"]:
-                self._carrier_ids[submit_key(fact.data["connector"], cid)] = (mid, number)
+        for key in fact.cids:  # a receipt may come before this is committed: it queues in the lane behind it
+            self._carrier_ids[key] = (mid, tuple(number for number, _ in fact.data["part_ids"]))
         lane = self._lanes.get(mid)
         if lane is not None:
             lane.facts.append(fact)
             return
-        lane = self._lanes[mid] = _Lane(self.open.get(mid) or known)
-        lane.facts.append(fact)
-        self._advance(mid, lane)
+        lane = self._lanes[mid] = _Lane(self, mid, self.open.get(mid) or known, fact)
+        self._advance(lane)
 
     async def load(self, mid: str) -> tuple[Message, list[Event]] | None:
         """A message and its events as MongoDB has them; None when there is none. Problem 500 for a story with a gap."""
@@ -353,34 +358,36 @@ class Book:
             ) from None
         return (message, events) if message else None
 
-    def _advance(self, mid: str, lane: _Lane) -> None:
+    def _advance(self, lane: _Lane) -> None:
         """Draft the lane's first fact, or end the lane."""
+        mid = lane.mid
         while lane.facts:
             if lane.message is None:
-                self._work.put_nowait(self._catch_up(mid, lane))
+                self._work.put_nowait(self._catch_up(lane))
                 return
             fact = lane.facts[0]
             if fact.guard is not None and not fact.guard(lane.message):
-                lane.facts.popleft()
+                lane.facts.pop(0)
                 _finish(fact, None, None)
                 continue
             message = lane.message
-            draft = Draft(
-                mid=mid,
-                k=message.next_k,
-                tenant=message.tenant,
-                kind=fact.kind,
-                at=self._clock.now_ms(),
-                data=fact.data,
-                prev=message.prev,
-                route=fact.route,
-                reason=fact.reason,
-                cids=fact.cids,
+            route = fact.route if fact.route != "" else message.route or None
+            draft = Event(
+                mid,
+                message.next_k,
+                message.tenant,
+                fact.kind,
+                self._clock.now_ms(),
+                fact.data,
+                message.prev,
+                route,
+                fact.reason,
+                fact.cids,
             )
             try:
-                self._committer.submit(draft, lambda event: self._committed(mid, lane, event))
+                self._committer.submit(draft, lane.committed)
             except StoreUnavailableError as error:
-                lane.facts.popleft()
+                lane.facts.pop(0)
                 _finish(fact, None, error)
                 continue
             return
@@ -391,20 +398,21 @@ class Book:
     def _ours(self, message: Message) -> bool:
         return message.owner == (self._lease.node, self._lease.epoch)
 
-    def _committed(self, mid: str, lane: _Lane, event: Event | None) -> None:
+    def committed(self, lane: _Lane, event: Event | None) -> None:
+        """The lane's first fact is durable; or (None) another node's event has its ordinal."""
         if event is None:
-            self._work.put_nowait(self._catch_up(mid, lane))
+            self._work.put_nowait(self._catch_up(lane))
             return
-        fact = lane.facts.popleft()
+        fact = lane.facts.pop(0)
         message = lane.message
         assert message is not None  # noqa: S101 - a draft is made from it
         self._apply(message, event, own=True)
         _finish(fact, event, None)
-        self._advance(mid, lane)
+        self._advance(lane)
 
-    async def _catch_up(self, mid: str, lane: _Lane) -> None:
+    async def _catch_up(self, lane: _Lane) -> None:
         """Read what the lane's message has become elsewhere, then go on. A fact is never given up because MongoDB is away."""
-        events = await self._read(mid)
+        events = await self._read(lane.mid)
         try:
             if lane.message is None:
                 lane.message = fold(events)
@@ -412,11 +420,11 @@ class Book:
                 for event in events[lane.message.next_k :]:
                     self._apply(lane.message, event, own=False)
         except ValueError as error:  # an event of a kind, or in an order, that this version cannot fold
-            _finish(lane.facts.popleft(), None, error)
+            _finish(lane.facts.pop(0), None, error)
         else:
             if lane.message is None:
-                _finish(lane.facts.popleft(), None, KeyError(mid))
-        self._advance(mid, lane)
+                _finish(lane.facts.pop(0), None, KeyError(lane.mid))
+        self._advance(lane)
 
     async def _read(self, mid: str) -> list[Event]:
         pause = 0.02
@@ -437,6 +445,15 @@ class Book:
     def _tell(self, message: Message, event: Event, *, own: bool) -> None:
         for listener in self._listeners:
             listener(message, event, own=own)
+
+
+def _known_as(message: Message) -> dict[str, list[int]]:
+    """The message's parts by the key of the carrier's id; one id has them all where one PDU carried them."""
+    found: dict[str, list[int]] = {}
+    for number, part in enumerate(message.parts, 1):
+        if part.cid:
+            found.setdefault(submit_key(part.connector, part.cid), []).append(number)
+    return found
 
 
 def _finish(fact: Fact, event: Event | None, error: BaseException | None) -> None:

@@ -50,7 +50,7 @@ def to_document(event: Event) -> Document:
         "mid": event.mid,
         "k": event.k,
         "t": event.tenant,
-        "kind": event.kind.value,
+        "kind": event.kind,
         "at": event.at,
         "dc": event.dc,
         "n": event.node,

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import msgspec
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from controlplane.clock import Clock
@@ -23,6 +24,12 @@ __all__ = ["Intent", "IntentItem", "IntentLog", "read_attempted"]
 
 IntentItem = tuple[str, int, int, str, str]
 """mid, part, attempt, route, connector."""
+
+
+_encode = msgspec.json.encode
+"""Lists as one JSON binary: BSON would spend a key on each element, and mongod a look."""
+_decode_items = msgspec.json.Decoder(list[IntentItem]).decode
+_decode_refused = msgspec.json.Decoder(list[tuple[str, int, int]]).decode
 
 
 @dataclass(slots=True)
@@ -105,8 +112,8 @@ class IntentLog:
     async def _insert(self, intent: Intent, items: list[IntentItem], refused: list[tuple[str, int, int]]) -> None:
         document = {
             "_id": _id(self._node, self._epoch, intent.number),
-            "items": [list(item) for item in items],
-            "refused": [list(item) for item in refused],
+            "items": _encode(items),
+            "refused": _encode(refused),
             "at": datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC),
         }
         pause = 0.02
@@ -147,4 +154,4 @@ async def _read(
     query = {"_id": {"$gt": _id(node, epoch, after), "$lt": f"{node}:{epoch};"}}
     with border():
         async for document in database[INTENTS].find(query).sort("_id", 1):
-            yield document["items"], document["refused"]
+            yield _decode_items(document["items"]), _decode_refused(document["refused"])

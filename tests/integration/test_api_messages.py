@@ -266,7 +266,7 @@ class TestLife:
             "PUT", "/v1/connectors/sim", key=node.admin_key, json={"host": "127.0.0.1", "port": 1, "system_id": "x"}
         )
         assert status == 200
-        await node.until(lambda: not node.node.binds.healthy("sim"))
+        await node.until(lambda: "sim" not in node.node.binds.live)
         mid = (await node.send(validity_seconds=2))["id"]
         message = await node.reaches(mid, "expired")
         assert message["reason"] == "validity"

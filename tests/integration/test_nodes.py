@@ -10,7 +10,7 @@ import pytest
 
 from controlplane.bootstrap import Node
 from controlplane.clock import SystemClock
-from controlplane.domain.events import Draft, Kind
+from controlplane.domain.events import Event, Kind
 from controlplane.errors import ConfigError
 from controlplane.store.committer import Committer
 from controlplane.store.intents import read_attempted
@@ -18,8 +18,8 @@ from controlplane.store.leases import Checkpoint, HostLock, Lease, Terms
 from tests.simulators.node import running_node
 
 
-def draft(mid: str, k: int = 0) -> Draft:
-    return Draft(
+def draft(mid: str, k: int = 0) -> Event:
+    return Event(
         mid=mid,
         k=k,
         tenant="t",
@@ -121,7 +121,7 @@ class TestAdoption:
                     "expires_at": SystemClock().now_ms() + 600_000, "unknown_policy": policy, "price": 1, "currency": "EUR",
                     "planned_route": "sim", "plan": "",
                 }  # fmt: skip
-                made = Draft(mid=mid, k=0, tenant="sample", kind=Kind.ACCEPTED, at=SystemClock().now_ms(), data=data)
+                made = Event(mid=mid, k=0, tenant="sample", kind=Kind.ACCEPTED, at=SystemClock().now_ms(), data=data)
                 await dead.book.accept(made)
             await dead.intents.write([(attempted, 1, 1, "sim", "sim")])
             for task in tasks:
@@ -143,7 +143,7 @@ class TestAdoption:
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(second.run(stop))
-            await node.until(lambda: second.binds.healthy("sim"))
+            await node.until(lambda: "sim" in second.binds.live)
             carrier.exchange.change(receipt_other_bind=True)
             ids = [(await node.send(body=f"m{n}"))["id"] for n in range(10)]
             for mid in ids:

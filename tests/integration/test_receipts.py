@@ -133,7 +133,7 @@ class TestSubmitting:
         first.exchange.change(bind_status=13)
         for session in list(first.exchange.sessions):
             session.cut()
-        await node.until(lambda: not node.node.binds.healthy("first"))
+        await node.until(lambda: "first" not in node.node.binds.live)
         message = await node.reaches((await node.send())["id"], "delivered")
         assert message["route"] == "second"
 

@@ -63,7 +63,7 @@ class RunningNode:
         fields = {field: route.pop(field) for field in list(route) if field in Connector.__slots__ and field != "name"}
         await self.node.catalog.put(replace(connector, **fields))
         await self.node.catalog.put(Route(name=name, connector=name, **route))
-        await self.until(lambda: self.node.binds.healthy(name))
+        await self.until(lambda: name in self.node.binds.live)
 
     async def until(self, ready: Any, seconds: float = 15.0) -> None:
         async with asyncio.timeout(seconds):

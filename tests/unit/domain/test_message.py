@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as hs
 
-from controlplane.domain.events import Draft, Event, Kind, canonical, commitment, leaf_bytes, leaf_hash
+from controlplane.domain.events import Event, Kind, canonical, commitment, leaf_bytes, leaf_hash
 from controlplane.domain.message import FINAL, Message, PartState, Status, fold
 
 MID = "0" * 26
 
 
 def event(k: int, kind: Kind, data: dict | None = None, **fields) -> Event:
-    draft = Draft(MID, k, "t", kind, 1000 + k, data or {}, b"\x01" * 32 if k else None)
-    leaf = leaf_bytes(draft, "dc", "n", 1, k + 1, "00")
-    return Event(MID, k, "t", kind, 1000 + k, "dc", "n", 1, k + 1, leaf, data if data is not None else {}, **fields)
+    prev = b"\x01" * 32 if k else None
+    made = Event(MID, k, "t", kind, 1000 + k, data or {}, prev, dc="dc", node="n", epoch=1, q=k + 1, **fields)
+    made.leaf = leaf_bytes(made, "00")
+    return made
 
 
 def accepted(parts: int = 1, **data) -> Event:
@@ -109,18 +110,38 @@ class TestFold:
         assert (message.status, message.to, message.body, message.erased) == (Status.DELIVERED, "", "", True)
 
 
+TEXTS = hs.text(hs.characters(exclude_categories=["Cs"]), max_size=10)
+PAYLOADS = hs.dictionaries(
+    TEXTS,
+    hs.recursive(
+        hs.none() | hs.booleans() | hs.integers(-(2**53), 2**53) | TEXTS,
+        lambda inner: hs.lists(inner, max_size=3) | hs.dictionaries(TEXTS, inner, max_size=3),
+        max_leaves=8,
+    ),
+    max_size=8,
+)
+
+
 class TestLeaf:
     """The leaf is canonical JSON (RFC 8785) and says nothing personal."""
 
     @given(hs.text(max_size=20).filter(lambda s: not any(0xD800 <= ord(c) <= 0xDFFF for c in s)), hs.integers(0, 2**53))
     def test_canonical(self, reason, at):
-        draft = Draft(MID, 3, "t", Kind.FAILED, at, {"to": "+4915112345678"}, b"\x02" * 32, "route", reason)
-        leaf = leaf_bytes(draft, "dc", "n", 1, 7, commitment(b"salt", draft.data))
+        data = {"to": "+4915112345678"}
+        sealed = Event(
+            MID, 3, "t", Kind.FAILED, at, data, b"\x02" * 32, "route", reason, dc="dc", node="n", epoch=1, q=7
+        )
+        leaf = leaf_bytes(sealed, commitment(b"salt", canonical(data)))
         assert leaf == canonical(json.loads(leaf))
         assert b"4915112345678" not in leaf
 
+    @given(PAYLOADS)
+    def test_canonical_is_what_the_standard_library_writes(self, data):
+        text = json.dumps(data, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        assert canonical(data) == text.encode()
+
     def test_commitment_depends_on_salt_and_data(self):
-        assert len({commitment(b"a", {"x": 1}), commitment(b"b", {"x": 1}), commitment(b"a", {"x": 2})}) == 3
+        assert len({commitment(b"a", b"1"), commitment(b"b", b"1"), commitment(b"a", b"2")}) == 3
 
     def test_rfc6962_leaf_hash(self):
         assert leaf_hash(b"").hex() == "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"

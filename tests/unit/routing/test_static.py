@@ -31,7 +31,8 @@ def router_of(found: list[Route]) -> StaticRouter:
         for name in ("up", "down", "off")
     }
     snapshot = Snapshot(version=1, connectors=connectors, routes={route.name: route for route in found})
-    return StaticRouter(lambda: snapshot, lambda name: name == "up")
+    live = frozenset({"up"})
+    return StaticRouter(lambda: snapshot, lambda: live)
 
 
 def request(**values) -> RouteRequest:
