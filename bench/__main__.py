@@ -29,12 +29,12 @@ def measure(
     load = Load(WORK)
     try:
         system.start(WORK / system.name, sink)
-        warm = load.run(system.port, _request(system, request), connections=connections, seconds=WARM_SECONDS)
+        warm = load.run(system.ports, _request(system, request), connections=connections, seconds=WARM_SECONDS)
         sink.wait_for(_accepted(warm, size))
         sink.reset()
         before = cpu_seconds(system.pids())
         result = load.run(
-            system.port, _request(system, request), connections=connections, seconds=seconds, rate=rate / size
+            system.ports, _request(system, request), connections=connections, seconds=seconds, rate=rate / size
         )
         accepted = _accepted(result, size)
         stats = sink.wait_for(accepted)

@@ -1,8 +1,8 @@
 /* HTTP load with exact accounting: every request is counted with its answer; at the end it waits for the answers that are still owed.
  *
- * usage: load HOST PORT TEMPLATE CONNECTIONS SECONDS RATE FIRST OUT
+ * usage: load HOST PORT[,PORT…] TEMPLATE CONNECTIONS SECONDS RATE FIRST OUT
  *
- * TEMPLATE is a file with one whole HTTP/1.1 request; each `@@@@@@@@@@` in it is replaced by a ten-digit number, counted up from FIRST: first
+ * The connections are spread over the ports in turn. TEMPLATE is a file with one whole HTTP/1.1 request; each `@@@@@@@@@@` in it is replaced by a ten-digit number, counted up from FIRST: first
  * occurrence by occurrence, then request by request. RATE is requests a second over all connections (0: as fast as answers come).
  * With a rate, latency counts from the time that a request was due, so that waiting behind a slow one counts too (no coordinated omission).
  * OUT gets one JSON object: counts by status, seconds, latency percentiles in µs, begin and end as CLOCK_MONOTONIC ns.
@@ -107,7 +107,7 @@ static uint32_t percentile(double p) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 9) { fprintf(stderr, "usage: load HOST PORT TEMPLATE CONNECTIONS SECONDS RATE FIRST OUT\n"); return 2; }
+    if (argc != 9) { fprintf(stderr, "usage: load HOST PORT[,PORT...] TEMPLATE CONNECTIONS SECONDS RATE FIRST OUT\n"); return 2; }
     FILE *f = fopen(argv[3], "rb");
     if (!f) die(argv[3]);
     template = malloc(32u << 20);
@@ -119,11 +119,14 @@ int main(int argc, char **argv) {
     number = strtoull(argv[7], NULL, 10);
     int epfd = epoll_create1(0);
     struct conn *conns = calloc((size_t)n_conns, sizeof *conns);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[2]))};
+    struct sockaddr_in a = {.sin_family = AF_INET};
     inet_pton(AF_INET, argv[1], &a.sin_addr);
+    char *port = argv[2];
     for (int i = 0; i < n_conns; i++) {
         struct conn *c = conns + i;
         int on = 1;
+        a.sin_port = htons((uint16_t)atoi(port));
+        port = strchr(port, ',') ? strchr(port, ',') + 1 : argv[2];
         c->fd = socket(AF_INET, SOCK_STREAM, 0);
         if (connect(c->fd, (struct sockaddr *)&a, sizeof a)) die("load: connect");
         setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);

@@ -36,7 +36,8 @@ class System(ABC):
 
     name: str
     durability: str
-    port: int
+    ports: list[int]
+    """Where its HTTP interface listens; one for each of its processes that has one."""
 
     @abstractmethod
     def start(self, work: Path, sink: Sink) -> None:
@@ -68,7 +69,8 @@ class Kannel(System):
         require("bearerbox", "smsbox")
         shutil.rmtree(work, ignore_errors=True)
         (work / "spool").mkdir(parents=True)
-        admin, box, self.port = free_port(), free_port(), free_port()
+        admin, box, port = free_port(), free_port(), free_port()
+        self.ports = [port]
         store = f'store-type = spool\nstore-location = "{work}/spool"\n' if self._store else ""
         config = work / "kannel.conf"
         config.write_text(f"""group = core
@@ -96,7 +98,7 @@ max-pending-submits = {WINDOW}
 group = smsbox
 bearerbox-host = 127.0.0.1
 bearerbox-port = {box}
-sendsms-port = {self.port}
+sendsms-port = {port}
 sendsms-interface = 127.0.0.1
 log-file = "{work}/smsbox.log"
 log-level = 4
@@ -108,7 +110,7 @@ password = bench
         self._running = [Process(["bearerbox", config], work / "bearerbox.out")]
         until("bearerbox", lambda: listens(box))
         self._running.append(Process(["smsbox", config], work / "smsbox.out"))
-        until("smsbox", lambda: listens(self.port))
+        until("smsbox", lambda: listens(port))
         time.sleep(1.0)
 
     def request(self) -> bytes:
@@ -146,7 +148,8 @@ class Jasmin(System):
             (work / folder).mkdir(parents=True)
         spec = next(self._venv.glob("lib/python*/site-packages/txamqp/specs/standard/amqp0-9-1.stripped.xml"))
         shutil.copy(spec, work / "etc/jasmin/resource/amqp0-9-1.xml")
-        redis, amqp, epmd, dist, cli, self.port = (free_port() for _ in range(6))
+        redis, amqp, epmd, dist, cli, port = (free_port() for _ in range(6))
+        self.ports = [port]
         self._running = [
             Process(
                 ["redis-server", "--port", str(redis), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
@@ -172,7 +175,7 @@ class Jasmin(System):
         until("rabbitmq", lambda: listens(amqp), 90)
         smpp = free_port()
         config = work / "etc/jasmin/jasmin.cfg"
-        config.write_text(_jasmin_config(cli, self.port, smpp, redis, amqp))
+        config.write_text(_jasmin_config(cli, port, smpp, redis, amqp))
         time.sleep(1.0)
         self._running.append(
             Process(
@@ -181,7 +184,7 @@ class Jasmin(System):
                 env={**os.environ, "ROOT_PATH": str(work)},
             )
         )
-        until("jasmind", lambda: listens(cli) and listens(self.port))
+        until("jasmind", lambda: listens(cli) and listens(port))
         time.sleep(1.0)
         _jcli(cli, sink.port)
         time.sleep(2.0)
@@ -258,7 +261,6 @@ class Heliograph(System):
         self._single: Mongod | None = None
         self.key = ""
         self.uri = ""
-        self.ports: list[int] = []
 
     def start(self, work: Path, sink: Sink) -> None:
         shutil.rmtree(work, ignore_errors=True)
@@ -270,7 +272,6 @@ class Heliograph(System):
         settings = Settings(mongodb_uri=self.uri, secret_key=secret)
         asyncio.run(self._seed(settings, sink.port))
         self.ports = [free_port() for _ in range(self._nodes)]
-        self.port = self.ports[0]
         for number, port in enumerate(self.ports, 1):
             environment = child_environment(
                 mongodb_uri=self.uri,

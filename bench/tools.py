@@ -174,12 +174,16 @@ class Load:
         self._work = work
         self._next = 1
 
-    def run(self, port: int, request: bytes, *, connections: int, seconds: float, rate: float = 0.0) -> dict[str, Any]:
+    def run(
+        self, ports: list[int], request: bytes, *, connections: int, seconds: float, rate: float = 0.0
+    ) -> dict[str, Any]:
         """One run; see load.c for the result."""
         template, out = self._work / "request.bin", self._work / "load.json"
         template.write_bytes(request)
         arguments = [str(connections), str(seconds), str(rate), str(self._next), str(out)]
-        subprocess.run([str(self._work / "load"), "127.0.0.1", str(port), str(template), *arguments], check=True)
+        subprocess.run(
+            [str(self._work / "load"), "127.0.0.1", ",".join(map(str, ports)), str(template), *arguments], check=True
+        )
         result: dict[str, Any] = json.loads(out.read_text())
         self._next = result["next"]
         return result

@@ -325,6 +325,7 @@ def accepted_answer(event: Event) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1024)
 def iso(ms: int) -> str:
     """RFC 3339 in UTC with milliseconds."""
     return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from controlplane.clock import Clock
 from controlplane.dispatch.outbox import Outbox, Unit
@@ -34,8 +34,7 @@ _QUEUE_FULL_PAUSE = (0.5, 8.0)
 _TEMPORARY_PAUSE = (1.0, 60.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     unit: Unit
     status: int
     late: bool
@@ -81,11 +80,11 @@ class Judge:
 
     def no_response(self, unit: Unit, cause: str) -> None:
         """The submit went out and nothing came back: `cause` is timeout or connection_lost."""
-        self._record(_Answer(unit, 0, late=False), Kind.UNKNOWN, {"parts": list(unit.parts)}, reason=cause)
+        self._record(_Answer(unit, 0, False), Kind.UNKNOWN, {"parts": list(unit.parts)}, reason=cause)
 
     def unsendable(self, unit: Unit, why: str) -> None:
         """It cannot be written as a PDU, on any route: nothing was sent."""
-        self._record(_Answer(unit, 0, late=False), Kind.FAILED, {}, reason=f"unsendable: {why}"[:200])
+        self._record(_Answer(unit, 0, False), Kind.FAILED, {}, reason=f"unsendable: {why}"[:200])
 
     def _full(self, outbox: Outbox, answer: _Answer) -> None:
         mid = answer.unit.message.mid
@@ -133,17 +132,18 @@ class Judge:
         cids: tuple[str, ...] = (),
     ) -> None:
         unit = answer.unit
-        mid = unit.message.mid
-
-        def done(_event: Event | None, _error: BaseException | None) -> None:
-            if not answer.late:
-                self._intents.resolve(unit.intent, len(unit.parts))
-                self._book.land(mid)
-            self._landed(mid)
-
         data = {"route": unit.route, "connector": unit.connector, "attempt": unit.attempt, **data}
         guard = None if kind is Kind.SUBMITTED else _not_final
-        self._book.post(mid, Fact(kind, data, unit.route, reason, cids, guard, done), unit.message)
+        fact = Fact(kind, data, unit.route, reason, cids, guard, partial(self._recorded, answer))
+        self._book.post(unit.message.mid, fact, unit.message)
+
+    def _recorded(self, answer: _Answer, _event: Event | None, _error: BaseException | None) -> None:
+        unit = answer.unit
+        mid = unit.message.mid
+        if not answer.late:
+            self._intents.resolve(unit.intent, len(unit.parts))
+            self._book.land(mid)
+        self._landed(mid)
 
 
 def _not_final(message: Message) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from controlplane.domain.events import Kind
 
@@ -28,8 +28,7 @@ _FORMS = ("as_is", "hex", "dec")
 _CONFIRMATIONS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What a carrier said of one part. `state` has SMPP's names (DELIVRD, UNDELIV …) where it could be read."""
 
     id: str

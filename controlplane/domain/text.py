@@ -8,8 +8,8 @@ Sources: 3GPP TS 23.038 section 6.2.1, TS 23.040 section 9.2.3.24, SMPP 3.4 sect
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 __all__ = [
     "Analysis",
@@ -83,8 +83,7 @@ _MULTI = {
 MAX_PARTS = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Analysis:
+class Analysis(NamedTuple):
     """What a body will be on the air."""
 
     body: str
@@ -99,8 +98,7 @@ class Analysis:
     """Characters that smart encoding replaced."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """The bytes of one submit_sm."""
 
     data: bytes
@@ -112,8 +110,7 @@ class Segment:
     payload: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(NamedTuple):
     """A concatenation header."""
 
     ref: int

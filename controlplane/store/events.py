@@ -177,7 +177,7 @@ class EventReader:
         self, tenant: str, filters: ListFilter, cursor: tuple[int, str] | None, limit: int
     ) -> list[tuple[int, str]]:
         kind = Kind.RECEIVED if filters.status is Status.RECEIVED else Kind.ACCEPTED
-        query: Document = {"t": tenant, "kind": kind.value}
+        query: Document = {"t": tenant, "kind": kind.value, "k": 0}  # the index has only these
         at: dict[str, Any] = {}
         if filters.since is not None:
             at["$gte"] = filters.since

@@ -19,7 +19,11 @@ _DAY = 86_400
 _INDEXES = {
     EVENTS: [
         IndexModel([("n", ASCENDING), ("e", ASCENDING), ("q", ASCENDING)], name="sequence"),
-        IndexModel([("t", ASCENDING), ("kind", ASCENDING), ("at", DESCENDING), ("mid", DESCENDING)], name="list"),
+        IndexModel(  # what lists start from: the first event of each message
+            [("t", ASCENDING), ("kind", ASCENDING), ("at", DESCENDING), ("mid", DESCENDING)],
+            name="first",
+            partialFilterExpression={"k": 0},
+        ),
         IndexModel([("cids", ASCENDING)], name="carrier_ids", partialFilterExpression={"cids": {"$exists": True}}),
     ],
     INTENTS: [IndexModel([("at", ASCENDING)], name="ttl", expireAfterSeconds=8 * _DAY)],
