@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import json
 import random
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -40,6 +40,17 @@ OWN_URL = "message"
 _MAX_WAITING = 20_000
 _CLAIM = 50
 _POLL_SECONDS = 0.5
+_FRESH_SECONDS = 5.0
+
+
+class _First(NamedTuple):
+    """A callback that has not been tried."""
+
+    k: int
+    q: int
+    body: bytes
+    since: float
+    """Monotonic seconds. A body that has waited for long is built anew, in case its content was erased."""
 
 
 @dataclass(slots=True)
@@ -50,8 +61,7 @@ class _Lane:
     tenant: str
     endpoint: str
     url: str
-    waiting: deque[tuple[int, int]] = field(default_factory=deque)
-    """(k, q)"""
+    waiting: deque[_First] = field(default_factory=deque)
 
 
 class Deliverer:
@@ -85,7 +95,11 @@ class Deliverer:
             self._enqueue(message, event, event.q)
 
     def _enqueue(self, message: Message, event: Event, q: int) -> None:
-        for endpoint, url in self._targets(message, event):
+        targets = self._targets(message, event)
+        if not targets:
+            return
+        first = _First(event.k, q, payload(message, event), self._clock.monotonic())
+        for endpoint, url in targets:
             if q:
                 self._open[q] = self._open.get(q, 0) + 1
                 heapq.heappush(self._order, q)
@@ -94,7 +108,7 @@ class Deliverer:
             if lane is None:
                 lane = self._lanes[key] = _Lane(message.mid, message.tenant, endpoint, url)
                 self._ready.put_nowait(lane)
-            lane.waiting.append((event.k, q))
+            lane.waiting.append(first)
 
     def _targets(self, message: Message, event: Event) -> list[tuple[str, str]]:
         if message.callback_url:
@@ -191,19 +205,19 @@ class Deliverer:
         """First tries. The first that fails parks the rest of the lane with it."""
         crowded = self._ready.qsize() > _MAX_WAITING
         while lane.waiting:
-            k, _ = lane.waiting[0]
-            item = Parked(lane.mid, lane.tenant, lane.endpoint, lane.url, (k,), 0)
-            again = 0 if crowded or self._is_parked(lane) else await self._try(sender, item, k)
+            first = lane.waiting[0]
+            item = Parked(lane.mid, lane.tenant, lane.endpoint, lane.url, (first.k,), 0)
+            again = 0 if crowded or self._is_parked(lane) else await self._try_first(sender, item, first)
             if again is not None:
-                rest = tuple(number for number, _ in lane.waiting)
+                rest = tuple(waiting.k for waiting in lane.waiting)
                 due = self._clock.now_ms() + again
                 tried = 1 if again else 0
                 await self._log.park(Parked(lane.mid, lane.tenant, lane.endpoint, lane.url, rest, tried), due)
                 self._remember_parked(lane)
                 while lane.waiting:
-                    self._settle(lane.waiting.popleft()[1])
+                    self._settle(lane.waiting.popleft().q)
                 break
-            self._settle(lane.waiting.popleft()[1])
+            self._settle(lane.waiting.popleft().q)
         del self._lanes[lane.mid, lane.endpoint]
 
     def _is_parked(self, lane: _Lane) -> bool:
@@ -237,21 +251,28 @@ class Deliverer:
                 return
             await self._log.sent(item, k, last=k == item.ks[-1])
 
+    async def _try_first(self, sender: Sender, item: Parked, first: _First) -> int | None:
+        if self._clock.monotonic() - first.since > _FRESH_SECONDS:
+            return await self._try(sender, item, first.k)
+        return await self._post(sender, item, first.k, first.body)
+
     async def _try(self, sender: Sender, item: Parked, k: int) -> int | None:
-        """One attempt, logged. None: this callback needs no further try; else milliseconds to the next."""
         events = await self._reader.load(item.mid)
         message = fold(event for event in events if event.k <= k)
+        if message is None or k >= len(events):
+            return None
+        return await self._post(sender, item, k, payload(message, events[k]))
+
+    async def _post(self, sender: Sender, item: Parked, k: int, body: bytes) -> int | None:
+        """One attempt, logged. None: this callback needs no further try; else milliseconds to the next."""
         tenant = self._catalog.snapshot.tenants.get(item.tenant)
         endpoint = self._catalog.snapshot.endpoints.get(item.endpoint)
-        if message is None or tenant is None or k >= len(events):
-            return None
-        if item.endpoint != OWN_URL and (endpoint is None or not endpoint.enabled):
+        if tenant is None or (item.endpoint != OWN_URL and (endpoint is None or not endpoint.enabled)):
             return None
         url = item.url if endpoint is None else endpoint.url
-        body = json.dumps(payload(message, events[k], events[0].data or {}), ensure_ascii=False).encode()
         answer = await sender.post(url, _secrets(tenant), f"{item.mid}:{k}:{item.endpoint}", body)
         last = item.attempt >= len(CALLBACK_SCHEDULE) and answer.outcome is Outcome.RETRY
-        await self._log.append([self._line(item, k, url, answer, exhausted=last)])
+        await self._log.append(self._line(item, k, url, answer, exhausted=last))
         await self._consequences(endpoint, answer)
         if last or answer.outcome is not Outcome.RETRY:
             return None

@@ -1,9 +1,11 @@
-"""What a callback says. Built from the events each time it is sent, so that erased content is not sent either."""
+"""What a callback says. A retry builds it from the events anew, so that content erased meanwhile is not sent."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message, PartState
@@ -30,8 +32,8 @@ def settles(message: Message, event: Event) -> bool:
     return event.kind in SENT and str.__eq__(message.status, event.kind)
 
 
-def payload(message: Message, event: Event, accepted: dict[str, Any]) -> dict[str, Any]:
-    """The body: `message` is the fold up to and including `event`; `accepted` the data of its first event ({} once erased)."""
+def payload(message: Message, event: Event) -> bytes:
+    """The body, JSON: `message` is the fold up to and including `event`."""
     data: dict[str, Any] = {
         "id": message.mid,
         "sequence": event.k,
@@ -43,16 +45,16 @@ def payload(message: Message, event: Event, accepted: dict[str, Any]) -> dict[st
     }
     if event.kind is Kind.RECEIVED:
         data["body"] = message.body
-        data["complete"] = accepted.get("complete", True)
+        data["complete"] = (event.data or {}).get("complete", True)
     else:
-        data["reference"] = accepted.get("reference")
-        data["context"] = accepted.get("context", {})
+        data["reference"] = message.reference or None
+        data["context"] = message.context or {}
         data["route"] = message.route or None
         data["parts"] = {
             "total": len(message.parts),
             "delivered": sum(part.state is PartState.DELIVERED for part in message.parts),
         }
-    return {"type": f"message.{event.kind.value}", "timestamp": _iso(event.at), "data": data}
+    return msgspec.json.encode({"type": f"message.{event.kind.value}", "timestamp": _iso(event.at), "data": data})
 
 
 def _iso(ms: int) -> str:

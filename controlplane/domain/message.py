@@ -101,6 +101,9 @@ class Message:
     unknown_policy: str = ""
     callback_url: str = ""
     max_price: int | None = None
+    reference: str = ""
+    context: dict[str, str] | None = None
+    """The client's own words, for its callbacks."""
     parts: list[Part] = field(default_factory=list)
     attempt: int = 0
     route: str = ""
@@ -186,6 +189,8 @@ def _accepted(m: Message, event: Event, data: dict[str, Any]) -> None:
     m.unknown_policy = data.get("unknown_policy", "")
     m.callback_url = data.get("callback_url", "")
     m.max_price = data.get("max_price")
+    m.reference = data.get("reference", "")
+    m.context = data.get("context")
     m.parts = [Part() for _ in range(data.get("parts", 0))]
     m.status = Status.SCHEDULED if m.send_at > event.at else Status.ACCEPTED
 
@@ -270,7 +275,8 @@ def _feedback(m: Message, _event: Event, data: dict[str, Any]) -> None:
 
 def _erased(m: Message, _event: Event, data: dict[str, Any]) -> None:
     m.erased = True
-    m.to = m.sender = m.body = m.callback_url = ""
+    m.to = m.sender = m.body = m.callback_url = m.reference = ""
+    m.context = None
     m.status = Status(data.get("status", m.status))
     m.cls = data.get("class", m.cls)
     m.encoding = data.get("encoding", m.encoding)

@@ -7,6 +7,7 @@ could not be told at the first try. Any node may claim one that is due; a claim 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.errors import DuplicateKeyError
 
 from controlplane.clock import Clock
+from controlplane.errors import StoreUnavailableError
 from controlplane.store.client import Database, Document, border
 
 __all__ = ["Attempt", "CallbackLog", "Parked"]
@@ -84,6 +86,8 @@ class CallbackLog:
         self._log = database["callback_log"]
         self._parked = database["callbacks"]
         self._clock = clock
+        self._unwritten: list[tuple[Attempt, asyncio.Future[None]]] = []
+        self._writing = asyncio.Lock()
 
     async def ensure_indexes(self) -> None:
         """Create what is missing."""
@@ -96,10 +100,26 @@ class CallbackLog:
             )
             await self._parked.create_indexes([IndexModel([("due", ASCENDING)], name="due")])
 
-    async def append(self, attempts: list[Attempt]) -> None:
-        """Log attempts, durably."""
-        with border():
-            await self._log.insert_many([attempt.as_document() for attempt in attempts], ordered=False)
+    async def append(self, attempt: Attempt) -> None:
+        """Log an attempt, durably. What comes while a write is on its way goes together in the next, which one of its callers makes."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unwritten.append((attempt, written))
+        async with self._writing:
+            if written.done():
+                written.result()
+                return
+            batch, self._unwritten = self._unwritten, []
+            try:
+                with border():
+                    await self._log.insert_many([one.as_document() for one, _ in batch], ordered=False)
+            except BaseException as error:
+                known = isinstance(error, StoreUnavailableError)
+                for _, waiting in batch:
+                    if waiting is not written:
+                        waiting.set_exception(error if known else StoreUnavailableError("The writer was stopped."))
+                raise
+            for _, waiting in batch:
+                waiting.set_result(None)
 
     async def settled(self, mid: str) -> set[tuple[int, str]]:
         """(k, endpoint) of this message's callbacks that need no further try."""
