@@ -1,11 +1,14 @@
 /* An SMSC that takes everything at once: the same sink for every gateway under test, so written that it is never the limit.
  *
- * usage: sink PORT CONTROL_PORT [receipts]
+ * usage: sink PORT CONTROL_PORT CALLBACK_PORT [receipts]
  *
  * SMPP 3.4, one thread, epoll. Answers binds, submit_sm (ids 1, 2, 3 …), enquire_link and unbind; with `receipts` it sends a DELIVRD receipt
  * for each submit_sm that asks for one, on the same session, right behind the response.
  *
- * Control port (a line in, a line out): `stats` → "submits receipts acked first_ns last_ns" (CLOCK_MONOTONIC of the first and last submit_sm);
+ * Callback port: answers every HTTP request with 204 and counts it.
+ *
+ * Control port (a line in, a line out): `stats` → "submits receipts acked callbacks first_ns last_ns last_callback_ns" (CLOCK_MONOTONIC; first and
+ * last are of submit_sm);
  * `dump PATH` → writes the 64-bit FNV-1a hash of each submit's (destination, text), native order, → the count; `reset` → "ok".
  */
 #define _GNU_SOURCE
@@ -21,7 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { LISTEN_SMPP, LISTEN_CONTROL, SMPP, CONTROL };
+enum { LISTEN_SMPP, LISTEN_CONTROL, LISTEN_CALLBACK, SMPP, CONTROL, CALLBACK };
 
 struct conn {
     int fd, kind, writing;
@@ -31,7 +34,7 @@ struct conn {
 };
 
 static int epfd, receipts;
-static uint64_t submits, sent, acked, first_ns, last_ns;
+static uint64_t submits, sent, acked, callbacks, first_ns, last_ns, last_callback_ns;
 static uint64_t *seen;
 static size_t seen_cap;
 
@@ -148,6 +151,24 @@ static int smpp(struct conn *c) {
     return 0;
 }
 
+/* Requests with a Content-Length or without a body, one after the other. */
+static int callback(struct conn *c) {
+    static const char answer[] = "HTTP/1.1 204 No Content\r\n\r\n";
+    for (;;) {
+        c->in = grow(c->in, &c->in_cap, c->in_len + 1, 1);
+        c->in[c->in_len] = 0;
+        char *start = (char *)c->in, *end = strstr(start, "\r\n\r\n"), *length = strcasestr(start, "content-length:");
+        if (!end) return 0;
+        size_t size = (size_t)(end - start) + 4 + (length && length < end ? strtoul(length + 15, NULL, 10) : 0);
+        if (c->in_len < size) return 0;
+        out(c, answer, sizeof answer - 1);
+        callbacks++;
+        last_callback_ns = now_ns();
+        memmove(c->in, c->in + size, c->in_len - size);
+        c->in_len -= size;
+    }
+}
+
 static int control(struct conn *c) {
     char answer[200];
     uint8_t *nl = memchr(c->in, '\n', c->in_len);
@@ -155,10 +176,11 @@ static int control(struct conn *c) {
     *nl = 0;
     char *line = (char *)c->in;
     if (!strcmp(line, "stats")) {
-        sprintf(answer, "%llu %llu %llu %llu %llu\n", (unsigned long long)submits, (unsigned long long)sent, (unsigned long long)acked,
-                (unsigned long long)first_ns, (unsigned long long)last_ns);
+        sprintf(answer, "%llu %llu %llu %llu %llu %llu %llu\n", (unsigned long long)submits, (unsigned long long)sent,
+                (unsigned long long)acked, (unsigned long long)callbacks, (unsigned long long)first_ns, (unsigned long long)last_ns,
+                (unsigned long long)last_callback_ns);
     } else if (!strcmp(line, "reset")) {
-        submits = sent = acked = first_ns = last_ns = 0;
+        submits = sent = acked = callbacks = first_ns = last_ns = last_callback_ns = 0;
         strcpy(answer, "ok\n");
     } else if (!strncmp(line, "dump ", 5)) {
         FILE *f = fopen(line + 5, "wb");
@@ -207,7 +229,7 @@ static int serve(struct conn *c) {
         if (n == 0 || (n < 0 && errno != EAGAIN)) return -1;
         if (n < 0) break;
         c->in_len += (size_t)n;
-        if ((c->kind == SMPP ? smpp(c) : control(c))) return -1;
+        if (c->kind == SMPP ? smpp(c) : c->kind == CONTROL ? control(c) : callback(c)) return -1;
         if (n < 65536) break;
     }
     while (c->out_at < c->out_len) {
@@ -226,21 +248,22 @@ static int serve(struct conn *c) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 3) { fprintf(stderr, "usage: sink PORT CONTROL_PORT [receipts]\n"); return 2; }
-    receipts = argc > 3;
+    if (argc < 4) { fprintf(stderr, "usage: sink PORT CONTROL_PORT CALLBACK_PORT [receipts]\n"); return 2; }
+    receipts = argc > 4;
     epfd = epoll_create1(0);
     listener(atoi(argv[1]), LISTEN_SMPP);
     listener(atoi(argv[2]), LISTEN_CONTROL);
+    listener(atoi(argv[3]), LISTEN_CALLBACK);
     struct epoll_event events[64];
     for (;;) {
         int n = epoll_wait(epfd, events, 64, -1);
         for (int i = 0; i < n; i++) {
             struct conn *c = events[i].data.ptr;
-            if (c->kind <= LISTEN_CONTROL) {
+            if (c->kind <= LISTEN_CALLBACK) {
                 int fd = accept4(c->fd, NULL, NULL, SOCK_NONBLOCK), on = 1;
                 if (fd < 0) continue;
                 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-                new_conn(fd, c->kind == LISTEN_SMPP ? SMPP : CONTROL);
+                new_conn(fd, c->kind + SMPP);
             } else if (serve(c)) {
                 end(c);
             }

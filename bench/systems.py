@@ -12,6 +12,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
+from urllib.parse import quote
 
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
@@ -59,8 +60,10 @@ class System(ABC):
 class Kannel(System):
     """bearerbox and smsbox. The spool store writes a file a message, without fsync."""
 
-    def __init__(self, *, store: bool = True) -> None:
+    def __init__(self, *, store: bool = True, told: bool = False) -> None:
         self.name = "kannel" if store else "kannel-nostore"
+        self._told = told
+        self._callback_port = 0
         self.durability = "spool file, no fsync" if store else "none (memory)"
         self._store = store
         self._running: list[Process] = []
@@ -71,6 +74,7 @@ class Kannel(System):
         (work / "spool").mkdir(parents=True)
         admin, box, port = free_port(), free_port(), free_port()
         self.ports = [port]
+        self._callback_port = sink.callback_port
         store = f'store-type = spool\nstore-location = "{work}/spool"\n' if self._store else ""
         config = work / "kannel.conf"
         config.write_text(f"""group = core
@@ -116,6 +120,8 @@ password = bench
     def request(self) -> bytes:
         text = TEXT.replace(" ", "+")
         query = f"username=bench&password=bench&from=12345&to={TO[1:]}&text={text}"
+        if self._told:
+            query += "&dlr-mask=1&dlr-url=" + quote(f"http://127.0.0.1:{self._callback_port}/?state=%d", safe="")
         return f"GET /cgi-bin/sendsms?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
     def pids(self) -> list[int]:
@@ -248,13 +254,13 @@ def _jcli(port: int, sink_port: int) -> None:
 class Heliograph(System):
     """One or more nodes over a real mongod: every acceptance and every outcome is majority-written and journaled."""
 
-    def __init__(self, *, members: int = 1, nodes: int = 1, callback_url: str = "", max_open: int = 1_000_000) -> None:
+    def __init__(self, *, members: int = 1, nodes: int = 1, told: bool = False, max_open: int = 1_000_000) -> None:
         suffix = "".join((f"-{members}members" if members > 1 else "", f"-{nodes}nodes" if nodes > 1 else ""))
         self.name = "heliograph" + suffix
         self.durability = f"majority of {members}, journaled (fsync)"
         self._members = members
         self._nodes = nodes
-        self._callback_url = callback_url
+        self._told = told
         self._max_open = max_open
         self._running: list[Process] = []
         self._mongods: list[Process] = []
@@ -270,7 +276,7 @@ class Heliograph(System):
         (work / "secret").write_text(secret)
         self.key = new_key()
         settings = Settings(mongodb_uri=self.uri, secret_key=secret)
-        asyncio.run(self._seed(settings, sink.port))
+        asyncio.run(self._seed(settings, sink))
         self.ports = [free_port() for _ in range(self._nodes)]
         for number, port in enumerate(self.ports, 1):
             environment = child_environment(
@@ -310,7 +316,7 @@ class Heliograph(System):
         _initiate(ports)
         return f"mongodb://{hosts}/?replicaSet=rs0"
 
-    async def _seed(self, settings: Settings, port: int) -> None:
+    async def _seed(self, settings: Settings, sink: Sink) -> None:
         database = connect(settings)
         seal = Seal(settings.secret)
         catalog = Catalog(database, seal)
@@ -322,7 +328,7 @@ class Heliograph(System):
         connector = Connector(
             name="sink",
             host="127.0.0.1",
-            port=port,
+            port=sink.port,
             system_id="bench",
             password="bench",
             window=WINDOW,
@@ -330,8 +336,9 @@ class Heliograph(System):
         )
         await catalog.put(connector)
         await catalog.put(Route(name="sink", connector="sink"))
-        if self._callback_url:
-            await catalog.put(CallbackEndpoint(id="bench", tenant="bench", url=self._callback_url))
+        if self._told:
+            url = f"http://127.0.0.1:{sink.callback_port}/"
+            await catalog.put(CallbackEndpoint(id="bench", tenant="bench", url=url, events=frozenset({"delivered"})))
         await database.client.close()
 
     def headers(self) -> dict[str, str]:
@@ -346,12 +353,16 @@ class Heliograph(System):
         return post("/v1/batches", json.dumps({"messages": items}).encode(), self.headers())
 
     def pids(self) -> list[int]:
-        single = [self._single.process.pid] if self._single and self._single.process else []
-        return [process.pid for process in (*self._running, *self._mongods)] + single
+        return self.node_pids + self.mongod_pids
 
     @property
-    def node_pid(self) -> int:
-        return self._running[0].pid
+    def node_pids(self) -> list[int]:
+        return [process.pid for process in self._running]
+
+    @property
+    def mongod_pids(self) -> list[int]:
+        single = [self._single.process.pid] if self._single and self._single.process else []
+        return [process.pid for process in self._mongods] + single
 
     def stop(self) -> None:
         for process in (*self._running, *self._mongods):

@@ -116,18 +116,20 @@ class SinkStats:
     submits: int
     receipts: int
     acked: int
+    callbacks: int
     first_ns: int
     last_ns: int
+    last_callback_ns: int
 
 
 class Sink:
-    """The SMSC that all gateways talk to."""
+    """The SMSC that all gateways talk to, and the receiver of their callbacks."""
 
-    def __init__(self, work: Path, *, receipts: bool) -> None:
-        self.port, self._control = free_port(), free_port()
+    def __init__(self, work: Path, *, receipts: bool = False, port: int = 0) -> None:
+        self.port, self._control, self.callback_port = port or free_port(), free_port(), free_port()
         self._work = work
-        extra = ["receipts"] if receipts else []
-        self.process = Process([work / "sink", str(self.port), str(self._control), *extra], work / "sink.log")
+        ports = [str(number) for number in (self.port, self._control, self.callback_port)]
+        self.process = Process([work / "sink", *ports, *(["receipts"] if receipts else [])], work / "sink.log")
         until("the sink", lambda: listens(self._control))
 
     def _ask(self, line: str) -> str:
@@ -141,22 +143,23 @@ class Sink:
     def reset(self) -> None:
         self._ask("reset")
 
-    def wait_for(self, submits: int, seconds: float = 300.0) -> SinkStats:
-        """Until so many submits came, or none for 10 s: `check` says what is missing."""
+    def wait_for(self, submits: int, *, receipts: int = 0, callbacks: int = 0, seconds: float = 300.0) -> SinkStats:
+        """Until so many of each came, or nothing for 10 s: `check` says what is missing."""
         deadline = time.monotonic() + seconds
-        last, since = -1, time.monotonic()
+        last, since = None, time.monotonic()
         while time.monotonic() < deadline:
             stats = self.stats()
-            if stats.submits != last:
-                last, since = stats.submits, time.monotonic()
-            if stats.submits >= submits or time.monotonic() - since > 10:
+            if stats != last:
+                last, since = stats, time.monotonic()
+            whole = stats.submits >= submits and stats.acked >= receipts and stats.callbacks >= callbacks
+            if whole or time.monotonic() - since > 10:
                 break
             time.sleep(0.05)
         time.sleep(0.3)  # whatever would come twice
         return self.stats()
 
     def check(self, accepted: int) -> dict[str, int]:
-        """Each accepted message exactly once: how many came, were missing, came twice."""
+        """Each accepted part exactly once: how many came, were missing, came twice."""
         path = self._work / "seen.bin"
         self._ask(f"dump {path}")
         data = memoryview(path.read_bytes()).cast("Q")
