@@ -55,11 +55,13 @@ def scenarios(work: Path) -> list[Scenario]:
     return [
         Scenario("kannel", Kannel, _one),
         Scenario("kannel, no store", lambda: Kannel(store=False), _one),
+        Scenario("kannel, c=256", Kannel, _one, connections=256),
         Scenario("kannel, receipts and callbacks", lambda: Kannel(told=True), _one, **told),
         Scenario("jasmin", lambda: Jasmin(work / "jasmin-venv"), _one),
         Scenario("heliograph", Heliograph, _one, half=True),
         Scenario("heliograph, 2 nodes", lambda: Heliograph(nodes=2), _one, half=True),
         Scenario("heliograph, c=256", Heliograph, _one, connections=256),
+        Scenario("heliograph, 2 nodes, c=256", lambda: Heliograph(nodes=2), _one, connections=256),
         Scenario("heliograph, batches", Heliograph, _batch, **many),
         Scenario("heliograph, batches, 2 nodes", lambda: Heliograph(nodes=2), _batch, **many),
         Scenario("heliograph, idempotency keys", Heliograph, lambda system: system.request(idempotent=True)),

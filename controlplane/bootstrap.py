@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import socket
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Self
 
 import structlog
 
+from controlplane import garbage
 from controlplane.api.app import create_app
 from controlplane.api.peers import Peers
 from controlplane.api.server import Server
@@ -330,23 +330,17 @@ async def run_node(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = Server(node.app, settings)
-    _tame_collector()
     _log.info("node_starting", node=settings.node, epoch=node.lease.epoch, address=f"{settings.host}:{settings.port}")
     try:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(node.run(stop))
             serving = group.create_task(server.run_on(listener))
+            collecting = group.create_task(garbage.collect())
             await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
             stop.set()
             await running
             server.should_exit = True
+            collecting.cancel()
     finally:
         await node.close()
         _log.info("node_stopped", node=settings.node, epoch=node.lease.epoch)
-
-
-def _tame_collector() -> None:
-    """Reference counts free nearly everything here; a full collection walks every open message and took a third of the node's time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 100)

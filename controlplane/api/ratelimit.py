@@ -19,17 +19,28 @@ _BURST_SECONDS = 1.0
 
 
 class _Bucket:
-    __slots__ = ("at", "rate", "tokens")
+    __slots__ = ("at", "name", "policy", "rate", "tokens")
 
-    def __init__(self, rate: int, now: float) -> None:
+    def __init__(self, name: str, rate: int, now: float) -> None:
+        self.name = name
         self.rate = rate
+        self.policy = f'"{name}";q={rate};w=1'
         self.tokens = float(rate)
         self.at = now
 
     def fill(self, rate: int, now: float) -> None:
-        self.rate = rate
+        if rate != self.rate:
+            self.rate = rate
+            self.policy = f'"{self.name}";q={rate};w=1'
         self.tokens = min(rate * _BURST_SECONDS, self.tokens + (now - self.at) * rate)
         self.at = now
+
+    def wait(self, count: int) -> float:
+        need = min(count, self.rate * _BURST_SECONDS)
+        return (need - self.tokens) / self.rate
+
+    def state(self) -> str:
+        return f'"{self.name}";r={max(0, int(self.tokens))};t={max(1, math.ceil(-self.tokens / self.rate))}'
 
 
 class RateLimiter:
@@ -38,48 +49,42 @@ class RateLimiter:
     def __init__(self, clock: Clock, default_rate: int) -> None:
         self._clock = clock
         self._default = default_rate
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
 
     def take(self, caller: Caller, count: int) -> dict[str, str]:
         """Take `count` messages; the headers to answer with. Raises Problem 429 when there are not enough."""
-        tenant_rate = caller.tenant.rate or self._default
-        buckets = [("tenant", self._bucket("t:" + caller.tenant.id, tenant_rate))]
+        now = self._clock.monotonic()
+        buckets = [self._bucket("tenant", caller.tenant.id, caller.tenant.rate or self._default, now)]
         if caller.key.rate:
-            buckets.append(("key", self._bucket("k:" + caller.key.id, caller.key.rate)))
-        wait = max(self._wait(bucket, count) for _, bucket in buckets)
-        if wait > 0:
-            raise self._limited(buckets, wait)
-        for _, bucket in buckets:
+            buckets.append(self._bucket("key", caller.key.id, caller.key.rate, now))
+        for bucket in buckets:
+            if bucket.wait(count) > 0:
+                raise self._limited(buckets, max(one.wait(count) for one in buckets))
+        for bucket in buckets:
             bucket.tokens -= count
         return self._headers(buckets)
 
-    def _bucket(self, name: str, rate: int) -> _Bucket:
-        now = self._clock.monotonic()
-        bucket = self._buckets.pop(name, None) or _Bucket(rate, now)
+    def _bucket(self, name: str, owner: str, rate: int, now: float) -> _Bucket:
+        bucket = self._buckets.get((name, owner))
+        if bucket is None:
+            bucket = self._buckets[name, owner] = _Bucket(name, rate, now)
+            if len(self._buckets) > _KEPT:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end((name, owner))
         bucket.fill(rate, now)
-        self._buckets[name] = bucket
-        if len(self._buckets) > _KEPT:
-            self._buckets.popitem(last=False)
         return bucket
 
     @staticmethod
-    def _wait(bucket: _Bucket, count: int) -> float:
-        need = min(count, bucket.rate * _BURST_SECONDS)
-        return max(0.0, (need - bucket.tokens) / bucket.rate)
-
-    @staticmethod
-    def _headers(buckets: list[tuple[str, _Bucket]]) -> dict[str, str]:
+    def _headers(buckets: list[_Bucket]) -> dict[str, str]:
         return {
-            "ratelimit-policy": ", ".join(f'"{name}";q={bucket.rate};w=1' for name, bucket in buckets),
-            "ratelimit": ", ".join(
-                f'"{name}";r={max(0, int(bucket.tokens))};t={max(1, math.ceil(-bucket.tokens / bucket.rate))}'
-                for name, bucket in buckets
-            ),
+            "ratelimit-policy": ", ".join([bucket.policy for bucket in buckets]),
+            "ratelimit": ", ".join([bucket.state() for bucket in buckets]),
         }
 
-    def _limited(self, buckets: list[tuple[str, _Bucket]], wait: float) -> Problem:
+    def _limited(self, buckets: list[_Bucket], wait: float) -> Problem:
         seconds = max(1, math.ceil(wait))
-        limits = ", ".join(f"{bucket.rate} a second for this {name}" for name, bucket in buckets)
+        limits = ", ".join(f"{bucket.rate} a second for this {bucket.name}" for bucket in buckets)
         return Problem(
             "rate-limited",
             "Too many messages",

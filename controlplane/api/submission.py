@@ -40,6 +40,7 @@ __all__ = [
 
 _MAX_AHEAD_MS = 30 * 86_400_000
 _CLOCK_SKEW_MS = 60_000
+_CLASSES = {cls.value: cls for cls in MessageClass}
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Name = Annotated[str, Meta(max_length=40)]
@@ -195,7 +196,7 @@ def prepare(request: MessageRequest, caller: Caller, services: Services, key: st
         tenant.id,
         to,
         sender_type,
-        MessageClass(request.cls),
+        _CLASSES[request.cls],
         analysis.parts,
         request.max_price,
         sender=request.from_,
@@ -222,10 +223,7 @@ def prepare(request: MessageRequest, caller: Caller, services: Services, key: st
     }
     if send_at > now:
         data["send_at"] = send_at
-    for name in _OPTIONAL:
-        value = getattr(request, name)
-        if value not in (None, "", {}):
-            data[name] = value
+    _add_optional(data, request)
     if key:
         data["fingerprint"] = fingerprint(_canonical.encode(request))
         mid = idempotent_mid(services.settings.secret, tenant.id, key)
@@ -234,8 +232,18 @@ def prepare(request: MessageRequest, caller: Caller, services: Services, key: st
     return Prepared(Event(mid, 0, tenant.id, Kind.ACCEPTED, now, data), plan, request.dry_run or caller.key.test)
 
 
-_OPTIONAL = ("callback_url", "reference", "context", "max_price", "origin")
-"""Fields that are stored where they were given."""
+def _add_optional(data: dict[str, Any], request: MessageRequest) -> None:
+    """Fields that are stored where they were given."""
+    if request.callback_url:
+        data["callback_url"] = request.callback_url
+    if request.reference:
+        data["reference"] = request.reference
+    if request.context:
+        data["context"] = request.context
+    if request.max_price is not None:
+        data["max_price"] = request.max_price
+    if request.origin:
+        data["origin"] = request.origin
 
 
 def _unknown_policy(tenant: Tenant, cls: str) -> str:

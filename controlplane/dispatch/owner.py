@@ -24,6 +24,8 @@ _DOWN_SECONDS = 2.0
 _MAX_RESENDS = 5
 _QUERIES = 8
 """How often a message without receipt is asked for, spread over the grace period."""
+_SENDER_TYPES = {kind.value: kind for kind in SenderType}
+_CLASSES = {cls.value: cls for cls in MessageClass}
 _SLICE = 2_000
 """Messages looked at before the loop may do something else."""
 
@@ -210,8 +212,8 @@ def _request(message: Message, tried: tuple[str, ...]) -> RouteRequest:
     return RouteRequest(
         message.tenant,
         message.to,
-        SenderType(message.sender_type or SenderType.ALPHANUMERIC),
-        MessageClass(message.cls),
+        _SENDER_TYPES.get(message.sender_type, SenderType.ALPHANUMERIC),
+        _CLASSES[message.cls],
         len(message.parts),
         message.max_price,
         tried,

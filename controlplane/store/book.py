@@ -224,7 +224,7 @@ class Book:
 
     def begin(self, event: Event) -> Message:
         """The message of a committed `accepted` or `received`, ours from now on unless it is final."""
-        message = Message(mid=event.mid, tenant=event.tenant)
+        message = Message(event.mid, event.tenant)
         message.apply(event)
         if not message.final:
             self._own(message, event.q)
