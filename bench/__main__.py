@@ -1,4 +1,4 @@
-"""`python -m bench [gateways|engine|backlog|growth|stages]`; see docs/performance.md."""
+"""`python -m bench [gateways|engine|backlog|growth|stages|servers]`; see docs/performance.md."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import backlog, engine, gateways, growth, report, stages
+from bench import backlog, engine, gateways, growth, report, servers, stages
 from bench.tools import BenchError, build, machine
 
 WORK = Path(__file__).parent / ".work"
-PARTS = ("gateways", "engine", "backlog", "growth", "stages")
+PARTS = ("gateways", "engine", "backlog", "growth", "stages", "servers")
 
 
 def main() -> int:
@@ -49,8 +49,10 @@ def _run(part: str, options: argparse.Namespace) -> int:
         found = backlog.run(WORK, options.messages or 1_000_000)
     elif part == "growth":
         found = growth.run(WORK, options.messages or 10_000_000)
-    else:
+    elif part == "stages":
         found = stages.run(WORK, options.seconds)
+    else:
+        found = servers.run(WORK, options.rounds, options.seconds)
     _write(options.out / f"{part}.json", found)
     print(json.dumps(found, indent=1))
     return 0

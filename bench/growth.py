@@ -29,7 +29,7 @@ _SPAN_MS = 30 * 86_400_000
 
 def run(work: Path, up_to: int) -> dict[str, Any]:
     """CPU µs a message of node and mongod at 10 thousand, 100 thousand … `up_to` stored messages."""
-    system, sink, load = Heliograph(), Sink(work), Load(work)
+    system, sink, load = Heliograph(max_open=5_000_000), Sink(work), Load(work)
     levels: list[dict[str, Any]] = []
     try:
         system.start(work / "growth", sink)

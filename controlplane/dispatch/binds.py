@@ -32,6 +32,8 @@ Inbound = Callable[[Connector, "DeliverSm | DataSm", Callable[[int], None]], Non
 """(connector, PDU, answer): answer is called with a command_status once the PDU's event is durable."""
 
 _SLOT_POLL_SECONDS = 1.0
+_TURN_SECONDS = 5.0
+"""A node keeps a slot for at least so long before another gets its turn."""
 
 
 @dataclass(slots=True)
@@ -199,7 +201,7 @@ class Binds:
         while not self._stopping:
             slot = await self._slot(connector)
             if slot is None:
-                await asyncio.sleep(_SLOT_POLL_SECONDS)
+                await asyncio.sleep(_SLOT_POLL_SECONDS * (0.5 + random.random()))  # noqa: S311 - jitter
                 continue
             try:
                 async with asyncio.TaskGroup() as group:
@@ -213,18 +215,23 @@ class Binds:
 
     async def _slot(self, connector: Connector) -> str | None:
         with suppress(StoreUnavailableError):
-            return await self._slots.take(connector.name, connector.max_binds)
+            slot = await self._slots.take(connector.name, connector.max_binds)
+            if slot is None and len(self.outboxes[connector.name]):
+                await self._slots.ask(connector.name, connector.max_binds)
+            return slot
         return None
 
     async def _keep(self, slot: str) -> None:
-        """Returns when the slot is no longer surely ours: others may bind once it has been silent for the whole lease."""
-        kept = self._clock.monotonic()
+        """Returns when the slot is no longer surely ours (others may bind once it has been silent for the whole lease), or when our turn is over."""
+        taken = kept = self._clock.monotonic()
         while not self._stopping and self._clock.monotonic() < kept + self._slots.safe_seconds:
             now = self._clock.monotonic()
             with suppress(StoreUnavailableError):
                 if not await self._slots.keep(slot):
                     return
                 kept = now
+                if self._slots.asked(slot) and now - taken >= _TURN_SECONDS:
+                    return
             await asyncio.sleep(_SLOT_POLL_SECONDS)
 
     async def _stop(self, running: _Running) -> None:

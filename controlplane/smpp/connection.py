@@ -176,7 +176,9 @@ class Bind:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Connect and serve until `stop`, or until cancelled (then unbind without waiting)."""
+        """Connect and serve until `stop`, or until cancelled (then unbind without waiting). May be run again after that."""
+        self._stopping = False
+        self._stopped.clear()
         try:
             while not self._stopping:
                 started = self._clock.monotonic()

@@ -151,7 +151,9 @@ class Committer:
                 while self._queue and self._may_send():
                     batch = self._cut()
                     if batch:
-                        group.create_task(self._commit(batch))
+                        first = min(ticket.event.q for ticket in batch)  # a void may stand anywhere
+                        self._flying[first] = batch
+                        group.create_task(self._commit(first, batch))
                 self._rest()
 
     def _may_send(self) -> bool:
@@ -175,8 +177,6 @@ class Committer:
                 self._next_q += 1
             size += self._seal(ticket.event)
             batch.append(ticket)
-        if batch:
-            self._flying[batch[0].event.q] = batch
         return batch
 
     def _seal(self, event: Event) -> int:
@@ -189,11 +189,11 @@ class Committer:
         event.leaf = leaf_bytes(event, commitment(event.salt, payload))
         return len(payload) + _OVERHEAD
 
-    async def _commit(self, batch: list[Ticket]) -> None:
+    async def _commit(self, first: int, batch: list[Ticket]) -> None:
         started = self._clock.monotonic()
         lost, retried = await self._insert([to_document(ticket.event) for ticket in batch])
         self._observe(len(batch), self._clock.monotonic() - started, retried)
-        del self._flying[batch[0].event.q]
+        del self._flying[first]
         for ticket in batch:
             event = ticket.event
             if lost and event.id in lost:

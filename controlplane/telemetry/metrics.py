@@ -19,7 +19,7 @@ GAUGES: dict[str, str] = {
     "heliograph_queued_messages": "Messages that wait for a bind or a route.",
     "heliograph_commit_queue": "Events that wait for the committer.",
     "heliograph_lease_valid": "1 while this node may accept and submit.",
-    "heliograph_receipts_waiting": "deliver_sm that nobody has taken up yet.",
+    "heliograph_receipts_waiting": "deliver_sm without an answer yet.",
     "heliograph_receipts_refused": "deliver_sm answered ESME_RX_T_APPN since the start.",
     "heliograph_receipts_orphaned": "Receipts that found no message at once, since the start.",
     "heliograph_callbacks_waiting": "Messages with callbacks not tried yet.",

@@ -154,6 +154,28 @@ class TestAdoption:
         await second.close()
 
 
+class TestSlots:
+    """Nodes that share an account with one bind take turns: no message waits for ever behind another node's bind."""
+
+    async def test_row_28_nodes_take_turns(self, node, carriers, settings, tmp_path):
+        await node.connect(await carriers(max_binds=1), max_binds=1)
+        async with running_node(
+            settings.model_copy(update={"node": "node-2", "state_dir": tmp_path / "two"})
+        ) as second:
+            mine, theirs = [], []
+            for number in range(3):
+                mine.append((await node.send(body=f"first {number}"))["id"])
+                status, answer = await second.call(
+                    "POST", "/v1/messages", json={"to": "+4915112345678", "body": f"second {number}"}, key=node.key
+                )
+                assert status == 202, answer
+                theirs.append(answer["id"])
+            for mid in (*mine, *theirs):
+                await node.reaches(mid, "delivered", seconds=40)
+            late = (await node.send(body="first again"))["id"]
+            await node.reaches(late, "delivered", seconds=40)
+
+
 class TestCancel:
     """Any node takes a cancel request; the message's owner decides."""
 

@@ -21,6 +21,16 @@ class TestReceipts:
             await node.reaches(mid, "delivered")
         assert await node.node.database["orphans"].count_documents({}) == 0
 
+    async def test_row_11_right_behind_the_response_it_waits_in_the_lane(self, node, carriers):
+        """Before `submitted` is durable the part is not known by its id yet; the receipt is recorded behind it, without a stay among the orphans."""
+        await node.connect(await carriers(receipt_ms="0"))
+        ids = [(await node.send(body=f"m{n}"))["id"] for n in range(20)]
+        for mid in ids:
+            await node.reaches(mid, "delivered")
+            assert await delivered_events(node, mid) == ["accepted", "submitted", "delivered"]
+        assert node.node.ingest.orphaned == 0
+        assert node.node.ingest.waiting == 0
+
     @pytest.mark.parametrize(
         ("id_format", "receipt_id"),
         [
