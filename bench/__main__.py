@@ -54,7 +54,7 @@ def _run(part: str, options: argparse.Namespace) -> int:
     else:
         found = servers.run(WORK, options.rounds, options.seconds)
     _write(options.out / f"{part}.json", found)
-    print(json.dumps(found, indent=1))
+    print(stages.table(found) if part == "stages" else json.dumps(found, indent=1))
     return 0
 
 

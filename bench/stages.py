@@ -99,6 +99,17 @@ def _shares(stacks: str) -> dict[str, float]:
     return {name: found[name] / total for name in order if found[name]}
 
 
+def table(found: dict[str, Any]) -> str:
+    """Markdown: a row a stage, a column a kind of load, µs a message."""
+    lines = ["| stage | " + " | ".join(found) + " |", "|---|" + "---:|" * len(found)]
+    for stage in [*(name for name, _ in _STAGES), _REST]:
+        values = [of["stages_us"].get(stage, 0.0) for of in found.values()]
+        lines.append(f"| {stage} | " + " | ".join(f"{value:.1f}" for value in values) + " |")
+    for label, figure in (("**node**", "node_us"), ("mongod", "mongod_us")):
+        lines.append(f"| {label} | " + " | ".join(f"{of[figure]:.1f}" for of in found.values()) + " |")
+    return "\n".join(lines)
+
+
 def _stage(frames: list[str]) -> str:
     for frame in reversed(frames):
         for name, pattern in _PATTERNS:

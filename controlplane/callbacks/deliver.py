@@ -21,7 +21,7 @@ from controlplane.callbacks.guard import GuardedResolver
 from controlplane.callbacks.payload import payload, settles
 from controlplane.clock import Clock
 from controlplane.domain.catalog import CallbackEndpoint, Snapshot, Tenant
-from controlplane.domain.events import Event
+from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message, fold
 from controlplane.domain.retry import CALLBACK_SCHEDULE
 from controlplane.errors import StoreUnavailableError
@@ -40,7 +40,7 @@ OWN_URL = "message"
 _MAX_WAITING = 20_000
 _CLAIM = 50
 _POLL_SECONDS = 0.5
-_FRESH_SECONDS = 5.0
+_FRESH_SECONDS = 60.0
 
 
 class _First(NamedTuple):
@@ -50,7 +50,7 @@ class _First(NamedTuple):
     q: int
     body: bytes
     since: float
-    """Monotonic seconds. A body that has waited for long is built anew, in case its content was erased."""
+    """Monotonic seconds. A body that has waited for long is built anew, in case its content was erased on another node."""
 
 
 @dataclass(slots=True)
@@ -91,8 +91,17 @@ class Deliverer:
 
     def on_event(self, message: Message, event: Event, *, own: bool) -> None:
         """Book listener: this node tells of the events that it wrote itself."""
-        if own and settles(message, event):
+        if event.kind is Kind.ERASED:
+            self._forget_bodies(message)
+        elif own and settles(message, event):
             self._enqueue(message, event, event.q)
+
+    def _forget_bodies(self, message: Message) -> None:
+        """Content was erased: what waits to be sent is built anew, without it."""
+        for endpoint in (OWN_URL, *(endpoint.id for endpoint in self._endpoints().get(message.tenant, ()))):
+            lane = self._lanes.get((message.mid, endpoint))
+            if lane is not None:
+                lane.waiting = deque(first._replace(body=b"") for first in lane.waiting)
 
     def _enqueue(self, message: Message, event: Event, q: int) -> None:
         targets = self._targets(message, event)
@@ -252,7 +261,7 @@ class Deliverer:
             await self._log.sent(item, k, last=k == item.ks[-1])
 
     async def _try_first(self, sender: Sender, item: Parked, first: _First) -> int | None:
-        if self._clock.monotonic() - first.since > _FRESH_SECONDS:
+        if not first.body or self._clock.monotonic() - first.since > _FRESH_SECONDS:
             return await self._try(sender, item, first.k)
         return await self._post(sender, item, first.k, first.body)
 
