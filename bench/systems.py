@@ -40,6 +40,9 @@ class System(ABC):
     ports: list[int]
     """Where its HTTP interface listens; one for each of its processes that has one."""
 
+    def __init__(self) -> None:
+        self._running: list[Process] = []
+
     @abstractmethod
     def start(self, work: Path, sink: Sink) -> None:
         """Start it and wait until it is bound to the sink."""
@@ -48,25 +51,27 @@ class System(ABC):
     def request(self) -> bytes:
         """One message as a whole HTTP request."""
 
-    @abstractmethod
     def pids(self) -> list[int]:
         """The processes whose CPU time counts."""
+        return [process.pid for process in self._running]
 
-    @abstractmethod
     def stop(self) -> None:
         """End it."""
+        for process in reversed(self._running):
+            process.stop()
+        self._running = []
 
 
 class Kannel(System):
     """bearerbox and smsbox. The spool store writes a file a message, without fsync."""
 
     def __init__(self, *, store: bool = True, told: bool = False) -> None:
+        super().__init__()
         self.name = "kannel" if store else "kannel-nostore"
         self._told = told
         self._callback_port = 0
         self.durability = "spool file, no fsync" if store else "none (memory)"
         self._store = store
-        self._running: list[Process] = []
 
     def start(self, work: Path, sink: Sink) -> None:
         require("bearerbox", "smsbox")
@@ -124,14 +129,6 @@ password = bench
             query += "&dlr-mask=1&dlr-url=" + quote(f"http://127.0.0.1:{self._callback_port}/?state=%d", safe="")
         return f"GET /cgi-bin/sendsms?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
-    def pids(self) -> list[int]:
-        return [process.pid for process in self._running]
-
-    def stop(self) -> None:
-        for process in reversed(self._running):
-            process.stop()
-        self._running = []
-
 
 class Jasmin(System):
     """jasmind with its redis and rabbitmq. Queues are not durable: a restart of rabbitmq loses what was accepted."""
@@ -140,8 +137,8 @@ class Jasmin(System):
     durability = "none (rabbitmq, transient)"
 
     def __init__(self, venv: Path) -> None:
+        super().__init__()
         self._venv = venv
-        self._running: list[Process] = []
 
     def start(self, work: Path, sink: Sink) -> None:
         require("redis-server", "epmd")
@@ -200,14 +197,6 @@ class Jasmin(System):
         query = f"username=bench&password=bench&from=12345&to={TO[1:]}&content={text}"
         return f"GET /send?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
 
-    def pids(self) -> list[int]:
-        return [process.pid for process in self._running]
-
-    def stop(self) -> None:
-        for process in reversed(self._running):
-            process.stop()
-        self._running = []
-
 
 def _jasmin_config(cli: int, http: int, smpp: int, redis: int, amqp: int) -> str:
     quiet = "log_level = ERROR\n"
@@ -255,6 +244,7 @@ class Heliograph(System):
     """One or more nodes over a real mongod: every acceptance and every outcome is majority-written and journaled."""
 
     def __init__(self, *, members: int = 1, nodes: int = 1, told: bool = False, max_open: int = 1_000_000) -> None:
+        super().__init__()
         suffix = "".join((f"-{members}members" if members > 1 else "", f"-{nodes}nodes" if nodes > 1 else ""))
         self.name = "heliograph" + suffix
         self.durability = f"majority of {members}, journaled (fsync)"
@@ -262,7 +252,6 @@ class Heliograph(System):
         self._nodes = nodes
         self._told = told
         self._max_open = max_open
-        self._running: list[Process] = []
         self._mongods: list[Process] = []
         self._single: Mongod | None = None
         self.key = ""
