@@ -81,7 +81,7 @@ def measure(scenario: Scenario, work: Path, seconds: float) -> dict[str, Any]:
         request = scenario.request(system)
         warm = load.run(system.ports, request, connections=scenario.connections, seconds=WARM_SECONDS)
         _settle(scenario, sink, accepted(warm))
-        run = _loaded(scenario, system, sink, load, request, seconds, 0.0)
+        run = {"durability": system.durability, **_loaded(scenario, system, sink, load, request, seconds, 0.0)}
         if scenario.half:
             half = run["end_to_end_per_s"] / 2
             run["half_load"] = _loaded(scenario, system, sink, load, request, seconds, half)

@@ -26,8 +26,8 @@ from controlplane.api.submission import (
     prepare,
 )
 from controlplane.domain.catalog import Scope as KeyScope
+from controlplane.domain.events import Event
 from controlplane.errors import FieldError, Problem, StoreUnavailableError
-from controlplane.store.book import Accepted
 
 __all__ = ["MAX_BATCH", "Handler", "Respond", "hot_handlers", "hot_routes"]
 
@@ -128,7 +128,7 @@ class _Hot:
         rid: str,
         headers: dict[str, str],
         respond: Respond,
-        outcome: Accepted | Exception,
+        outcome: Event | Exception,
     ) -> None:
         try:
             answer, replayed = _answer(prepared, outcome)
@@ -196,7 +196,7 @@ class _Collected:
         self._rejected += 1
         self.put(index, {"error": document(problem, _BATCHES, self._rid)})
 
-    def settled(self, index: int, prepared: Prepared, outcome: Accepted | Exception) -> None:
+    def settled(self, index: int, prepared: Prepared, outcome: Event | Exception) -> None:
         try:
             answer, replayed = _answer(prepared, outcome)
         except Exception as error:  # noqa: BLE001
@@ -205,14 +205,14 @@ class _Collected:
             self.put(index, {**answer, "replayed": True} if replayed else answer)
 
 
-def _answer(prepared: Prepared, outcome: Accepted | Exception) -> tuple[dict[str, Any], bool]:
+def _answer(prepared: Prepared, outcome: Event | Exception) -> tuple[dict[str, Any], bool]:
     """What to say of an accepted message, and whether it is a repetition. Raises what the outcome says."""
     if isinstance(outcome, Exception):
         raise outcome
     draft = prepared.draft
-    if outcome.replay is None:
+    if outcome is draft:
         return accepted_answer(draft), False
-    data = outcome.replay.data
+    data = outcome.data
     if data is None:
         raise Problem(
             "no-longer-possible",
@@ -230,7 +230,7 @@ def _answer(prepared: Prepared, outcome: Accepted | Exception) -> tuple[dict[str
             "Use a new key for a new message; repeat a request exactly.",
             extra={"id": draft.mid},
         )
-    return accepted_answer(outcome.replay), True
+    return accepted_answer(outcome), True
 
 
 def _as_problem(error: Exception, rid: str) -> Problem:

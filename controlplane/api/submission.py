@@ -19,8 +19,8 @@ from controlplane.api.auth import Caller
 from controlplane.api.problems import invalid
 from controlplane.api.services import Services
 from controlplane.domain.address import classify_sender, normalise_recipient
-from controlplane.domain.catalog import MessageClass, SenderType, Tenant, UnknownPolicy
-from controlplane.domain.events import Event, Kind
+from controlplane.domain.catalog import MESSAGE_CLASSES, SenderType, Tenant, UnknownPolicy
+from controlplane.domain.events import Event, Kind, canonical
 from controlplane.domain.text import MAX_PARTS, Analysis, analyse
 from controlplane.errors import FieldError, Problem
 from controlplane.ids import fingerprint, idempotent_mid, new_mid
@@ -40,7 +40,6 @@ __all__ = [
 
 _MAX_AHEAD_MS = 30 * 86_400_000
 _CLOCK_SKEW_MS = 60_000
-_CLASSES = {cls.value: cls for cls in MessageClass}
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Name = Annotated[str, Meta(max_length=40)]
@@ -102,7 +101,6 @@ class Prepared:
 _decoders: dict[type[MessageRequest], msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind) for kind in (MessageRequest, BatchItem)
 }
-_canonical = msgspec.json.Encoder(order="sorted")
 
 
 def malformed(detail: str) -> Problem:
@@ -196,7 +194,7 @@ def prepare(request: MessageRequest, caller: Caller, services: Services, key: st
         tenant.id,
         to,
         sender_type,
-        _CLASSES[request.cls],
+        MESSAGE_CLASSES[request.cls],
         analysis.parts,
         request.max_price,
         sender=request.from_,
@@ -225,7 +223,7 @@ def prepare(request: MessageRequest, caller: Caller, services: Services, key: st
         data["send_at"] = send_at
     _add_optional(data, request)
     if key:
-        data["fingerprint"] = fingerprint(_canonical.encode(request))
+        data["fingerprint"] = fingerprint(canonical(request))
         mid = idempotent_mid(services.settings.secret, tenant.id, key)
     else:
         mid = new_mid(now)

@@ -29,7 +29,7 @@ SENT = frozenset(
 
 def settles(message: Message, event: Event) -> bool:
     """Whether this event gave the message the status of its own name: a late fact, or one part of several, did not."""
-    return event.kind in SENT and str.__eq__(message.status, event.kind)
+    return event.kind in SENT and message.status.value == event.kind.value
 
 
 def payload(message: Message, event: Event) -> bytes:

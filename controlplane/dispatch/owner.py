@@ -9,7 +9,7 @@ from controlplane.clock import Clock
 from controlplane.dispatch.inquiry import Inquirer
 from controlplane.dispatch.outbox import Outbox
 from controlplane.dispatch.timers import Wheel
-from controlplane.domain.catalog import MessageClass, SenderType, UnknownPolicy
+from controlplane.domain.catalog import MESSAGE_CLASSES, SENDER_TYPES, SenderType, UnknownPolicy
 from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message, PartState
 from controlplane.routing import Router, RouteRequest
@@ -24,8 +24,6 @@ _DOWN_SECONDS = 2.0
 _MAX_RESENDS = 5
 _QUERIES = 8
 """How often a message without receipt is asked for, spread over the grace period."""
-_SENDER_TYPES = {kind.value: kind for kind in SenderType}
-_CLASSES = {cls.value: cls for cls in MessageClass}
 _SLICE = 2_000
 """Messages looked at before the loop may do something else."""
 
@@ -212,8 +210,8 @@ def _request(message: Message, tried: tuple[str, ...]) -> RouteRequest:
     return RouteRequest(
         message.tenant,
         message.to,
-        _SENDER_TYPES.get(message.sender_type, SenderType.ALPHANUMERIC),
-        _CLASSES[message.cls],
+        SENDER_TYPES.get(message.sender_type, SenderType.ALPHANUMERIC),
+        MESSAGE_CLASSES[message.cls],
         len(message.parts),
         message.max_price,
         tried,

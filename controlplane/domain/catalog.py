@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 __all__ = [
+    "MESSAGE_CLASSES",
+    "SENDER_TYPES",
     "BindType",
     "CallbackEndpoint",
     "Connector",
@@ -53,6 +55,11 @@ class SenderType(StrEnum):
     ALPHANUMERIC = "alphanumeric"
     LONG = "long"
     SHORT = "short"
+
+
+MESSAGE_CLASSES = {cls.value: cls for cls in MessageClass}
+SENDER_TYPES = {kind.value: kind for kind in SenderType}
+"""By their values: calling an enumeration takes ten times as long, and every message needs both."""
 
 
 class BindType(StrEnum):

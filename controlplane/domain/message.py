@@ -141,13 +141,6 @@ class Message:
         if event.kind not in _SILENT:
             self.updated_at = event.at
 
-    def part_of(self, connector: str, cid: str) -> int | None:
-        """The number of the part that `connector` knows as `cid` (raw), or None."""
-        for number, part in enumerate(self.parts, 1):
-            if part.cid == cid and part.connector == connector:
-                return number
-        return None
-
     def settle(self, status: Status, reason: str | None) -> None:
         """Move to a final status, unless there is one already."""
         if not self.final:

@@ -64,11 +64,10 @@ class Correlator:
         self, connector: str, fmt: str, recipient: str, receipt: Receipt, done: Callable[[BaseException | None], None]
     ) -> bool:
         """The short way, for a receipt of a message that this node owns: True when it is taken; `done` is called once it is durable, or cannot be."""
-        found = self._open_here(self._keys(connector, fmt, receipt), recipient)
+        found = self._open_here(connector, self._keys(connector, fmt, receipt), recipient, receipt)
         if found is None:
             return False
-        mid, numbers, key = found
-        self._learner(connector).observe(connector, receipt.id, key)
+        mid, numbers = found
         waiting = len(numbers)
 
         def written(_event: Event | None, error: BaseException | None) -> None:
@@ -114,9 +113,9 @@ class Correlator:
         return receipt_keys(connector, receipt.id, fmt, self._learner(connector).order) if receipt.id else ()
 
     async def _join(self, connector: str, keys: tuple[str, ...], recipient: str, receipt: Receipt) -> bool:
-        found = self._open_here(keys, recipient)
+        found = self._open_here(connector, keys, recipient, receipt)
         if found is not None:
-            return await self._record(found[0], found[1], connector, receipt)
+            return await self._record(*found, connector, receipt)
         mid = await self._in_store(keys, recipient) if keys else None
         if mid is None:
             mid = self._of_unknown(connector, recipient, receipt)
@@ -124,13 +123,16 @@ class Correlator:
             return False
         return await self._record(mid, await self._parts(mid, connector, keys, receipt), connector, receipt)
 
-    def _open_here(self, keys: Iterable[str], recipient: str) -> tuple[str, tuple[int, ...], str] | None:
-        """(mid, parts, key) of the message that is open here and known by one of `keys`."""
+    def _open_here(
+        self, connector: str, keys: Iterable[str], recipient: str, receipt: Receipt
+    ) -> tuple[str, tuple[int, ...]] | None:
+        """(mid, parts) of the message that is open here and known by one of `keys`."""
         for key in keys:
             found = self._book.parts_of(key)
             message = self._book.get(found[0]) if found else None
             if found and message is not None and _same_number(message.to, recipient):
-                return (*found, key)
+                self._learner(connector).observe(connector, receipt.id, key)
+                return found
         return None
 
     async def _in_store(self, keys: tuple[str, ...], recipient: str) -> str | None:

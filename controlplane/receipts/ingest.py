@@ -11,6 +11,7 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.domain.catalog import Connector
+from controlplane.domain.receipt import Receipt
 from controlplane.errors import Problem, StoreUnavailableError
 from controlplane.receipts.correlate import Correlator
 from controlplane.receipts.inbound import Inbound
@@ -68,7 +69,7 @@ class Ingest:
         self._clock = clock
         self._workers = workers
         self._max_waiting = max_waiting
-        self._queue: asyncio.Queue[tuple[Connector, DeliverSm | DataSm, Answer]] = asyncio.Queue()
+        self._queue: asyncio.Queue[tuple[Connector, DeliverSm | DataSm, Receipt | None, Answer]] = asyncio.Queue()
         self._recording: deque[_Receipt] = deque()
         """Receipts taken the short way, oldest first; those that are answered are dropped lazily."""
         self._unanswered = 0
@@ -90,19 +91,19 @@ class Ingest:
             return
         self._unanswered += 1
         try:
-            if is_receipt(pdu) and self._record_open(connector, pdu, answer):
+            receipt = parse_receipt(pdu) if is_receipt(pdu) else None
+            if receipt is not None and self._record_open(connector, pdu.source_addr, receipt, answer):
                 return
         except Exception as error:  # noqa: BLE001 - see `settled`
             self.settled(answer, error)
             return
-        self._queue.put_nowait((connector, pdu, answer))
+        self._queue.put_nowait((connector, pdu, receipt, answer))
 
-    def _record_open(self, connector: Connector, pdu: DeliverSm | DataSm, answer: Answer) -> bool:
+    def _record_open(self, connector: Connector, recipient: str, receipt: Receipt, answer: Answer) -> bool:
         """A receipt of a message that is open here needs no look into the store, and no task."""
         entry = _Receipt(self, answer, self._clock.monotonic() + _ANSWER_SECONDS)
-        receipt = parse_receipt(pdu)
         fmt = connector.receipt_id_format
-        taken = self._correlator.record_open(connector.name, fmt, pdu.source_addr, receipt, entry.done)
+        taken = self._correlator.record_open(connector.name, fmt, recipient, receipt, entry.done)
         if taken:
             self.joined += 1
             self._recording.append(entry)
@@ -129,19 +130,18 @@ class Ingest:
 
     async def _work(self) -> None:
         while going_on():
-            connector, pdu, answer = await self._queue.get()
+            connector, pdu, receipt, answer = await self._queue.get()
             try:
-                await self._take(connector, pdu)
+                await self._take(connector, pdu, receipt)
             except Exception as error:  # noqa: BLE001 - see `settled`
                 self.settled(answer, error)
             else:
                 self.settled(answer, None)
 
-    async def _take(self, connector: Connector, pdu: DeliverSm | DataSm) -> None:
-        if not is_receipt(pdu):
+    async def _take(self, connector: Connector, pdu: DeliverSm | DataSm, receipt: Receipt | None) -> None:
+        if receipt is None:
             await self._inbound.receive(connector, pdu)
             return
-        receipt = parse_receipt(pdu)
         fmt = connector.receipt_id_format
         if await self._correlator.receive(connector.name, fmt, pdu.source_addr, receipt):
             self.joined += 1

@@ -27,7 +27,7 @@ from controlplane.store.events import EventReader
 from controlplane.store.leases import Lease, require
 from controlplane.tasks import going_on
 
-__all__ = ["Accepted", "Book", "Fact", "Listener"]
+__all__ = ["Book", "Fact", "Listener"]
 
 _STRAGGLERS = 2_000
 _REFERENCES = 50_000
@@ -45,17 +45,8 @@ class Listener(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Accepted:
-    """What became of one `accepted` draft: exactly one of the two is set."""
-
-    message: Message | None
-    """The message, newly accepted and owned by this node."""
-    replay: Event | None
-    """The `accepted` event of an earlier message with this id."""
-
-
-Settled = Callable[["Accepted | Exception"], None]
+Settled = Callable[[Event | Exception], None]
+"""Hears of the `accepted` event that has the id: the draft itself, now committed, or that of an earlier request."""
 
 
 @dataclass(slots=True)
@@ -107,9 +98,10 @@ class _Acceptance:
         if event is None:
             self.book.replay(self)
         else:
-            self.settle(Accepted(self.book.begin(event), None))
+            self.book.begin(event)
+            self.settle(event)
 
-    def settle(self, outcome: Accepted | Exception) -> None:
+    def settle(self, outcome: Event | Exception) -> None:
         """Tell the caller, once."""
         settled, self.settled, self.ticket = self.settled, None, None
         if settled is not None:
@@ -187,11 +179,11 @@ class Book:
         for draft, settled in drafts:
             self._submit(draft, settled)
 
-    async def accept(self, draft: Event) -> Accepted:
+    async def accept(self, draft: Event) -> Event:
         """`accept_soon` for those who can wait. Raises what would be the outcome."""
-        future: asyncio.Future[Accepted | Exception] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Event | Exception] = asyncio.get_running_loop().create_future()
 
-        def settled(outcome: Accepted | Exception) -> None:
+        def settled(outcome: Event | Exception) -> None:
             if not future.done():
                 future.set_result(outcome)
 
@@ -222,14 +214,13 @@ class Book:
         waiting.ticket = self._committer.submit(draft, waiting.committed)
         self._waiting.append(waiting)
 
-    def begin(self, event: Event) -> Message:
-        """The message of a committed `accepted` or `received`, ours from now on unless it is final."""
+    def begin(self, event: Event) -> None:
+        """Own the message of a committed `accepted` or `received`, unless it is final."""
         message = Message(event.mid, event.tenant)
         message.apply(event)
         if not message.final:
             self._own(message, event.q)
         self._tell(message, event, own=True)
-        return message
 
     def replay(self, waiting: _Acceptance) -> None:
         """The ordinal 0 was taken: an earlier request with this Idempotency-Key."""
@@ -242,7 +233,7 @@ class Book:
         except StoreUnavailableError as error:
             waiting.settle(error)
         else:
-            waiting.settle(Accepted(None, events[0]) if events else _unconfirmed(withdrawn=True))
+            waiting.settle(events[0] if events else _unconfirmed(withdrawn=True))
 
     async def _give_up(self) -> None:
         """Answer those whose acceptance takes too long. What is already on its way stays ours when it arrives."""

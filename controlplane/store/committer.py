@@ -80,8 +80,8 @@ class Committer:
         self._batch_size = batch_size
         self._observe = observe
         self._queue: deque[Ticket] = deque()
-        self._flying: dict[int, list[Ticket]] = {}
-        """Batches on their way, by their smallest q."""
+        self._flying: set[int] = set()
+        """The smallest q of each batch on its way."""
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -152,7 +152,7 @@ class Committer:
                     batch = self._cut()
                     if batch:
                         first = min(ticket.event.q for ticket in batch)  # a void may stand anywhere
-                        self._flying[first] = batch
+                        self._flying.add(first)
                         group.create_task(self._commit(first, batch))
                 self._rest()
 
@@ -193,7 +193,7 @@ class Committer:
         started = self._clock.monotonic()
         lost, retried = await self._insert([to_document(ticket.event) for ticket in batch])
         self._observe(len(batch), self._clock.monotonic() - started, retried)
-        del self._flying[first]
+        self._flying.remove(first)
         for ticket in batch:
             event = ticket.event
             if lost and event.id in lost:
