@@ -49,6 +49,7 @@ from controlplane.store.seal import Seal
 from controlplane.store.slots import Slots
 from controlplane.telemetry.logs import configure
 from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.service import notify
 
 __all__ = ["Node", "run_node"]
 
@@ -336,8 +337,10 @@ async def run_node(settings: Settings) -> None:
             running = group.create_task(node.run(stop))
             serving = group.create_task(server.run_on(listener))
             collecting = group.create_task(garbage.collect())
+            notify("READY=1")
             await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
             stop.set()
+            notify("STOPPING=1")
             await running
             server.should_exit = True
             collecting.cancel()

@@ -11,12 +11,15 @@ from typing import Annotated, Any
 import typer
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from controlplane import __version__
 from controlplane.carrier.command import carrier
 from controlplane.client import ApiError, Client
+from controlplane.cluster_command import cluster
 from controlplane.errors import ConfigError, StoreUnavailableError
+from controlplane.region_command import seed, verify
 
 __all__ = ["main"]
 
@@ -28,7 +31,10 @@ app = typer.Typer(
 )
 messages = typer.Typer(no_args_is_help=True, help="Messages and what became of them.")
 app.add_typer(messages, name="messages")
+app.add_typer(cluster, name="cluster")
 app.command()(carrier)
+app.command()(seed)
+app.command()(verify)
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -174,7 +180,7 @@ def _values(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def _resource(noun: str, key: str, columns: tuple[str, ...], *, readable: bool = True) -> None:
+def _resource(noun: str, key: str, columns: tuple[str, ...], *, readable: bool = True) -> typer.Typer:
     """list, get, add, remove for one kind of catalog record."""
     commands = typer.Typer(no_args_is_help=True, help=f"The {noun} of this deployment (admin key).")
     app.add_typer(commands, name=noun)
@@ -202,7 +208,7 @@ def _resource(noun: str, key: str, columns: tuple[str, ...], *, readable: bool =
         out.print(f"Removed {identity}.")
 
     if not readable:
-        return
+        return commands
 
     @commands.command("get")
     def get(identity: str, url: Url = None, data: Data = _DATA) -> None:
@@ -217,11 +223,21 @@ def _resource(noun: str, key: str, columns: tuple[str, ...], *, readable: bool =
         kept = {name: value for name, value in now.items() if name not in (key, "state")}
         _print(client.call("PUT", f"{path}/{identity}", kept | _values(values)))
 
+    return commands
+
 
 _resource("tenants", "id", ("id", "name", "enabled", "rate"))
-_resource("keys", "id", ("id", "tenant", "name", "scopes", "hint"), readable=False)
+keys = _resource("keys", "id", ("id", "tenant", "name", "scopes", "hint"), readable=False)
 _resource("connectors", "name", ("name", "host", "port", "bind_type", "binds", "rate", "enabled"))
 _resource("routes", "name", ("name", "connector", "prefixes", "price", "currency", "priority", "enabled"))
+
+
+@keys.command("generate")
+def generate_key() -> None:
+    """Print a fresh API key that no node knows yet: for the first key of a region."""
+    from controlplane.store.seal import new_key  # noqa: PLC0415
+
+    typer.echo(new_key())
 
 
 def main() -> None:
@@ -236,7 +252,7 @@ def main() -> None:
         err.print(problem.get("next_step", ""))
         raise SystemExit(1) from None
     except (ConfigError, StoreUnavailableError) as error:
-        err.print(f"[bold red]Error[/]: {error}", markup=True)
+        err.print(f"[bold red]Error[/]: {escape(str(error))}", markup=True)
         raise SystemExit(2) from None
     except BaseExceptionGroup as group:
         known = group.subgroup((ConfigError, StoreUnavailableError))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,13 @@ class ApiError(Exception):
 class Client:
     """Calls one node. URL and key: options, then the environment, then a local `heliograph up` on the data directory."""
 
-    def __init__(self, url: str | None, key: str | None, data: Path, *, admin: bool = False) -> None:
+    def __init__(self, url: str | None, key: str | None, data: Path, *, admin: bool = False, ca: str = "") -> None:
         settings = load_client()
+        authority = ca or settings.ca
+        try:
+            self._tls = ssl.create_default_context(cadata=authority or None)
+        except ssl.SSLError as error:
+            raise ConfigError(f"The certificate authority is not PEM ({error}); look at HELIOGRAPH_CA_FILE.") from None
         local = _local(data)
         local_key = (local.admin_key if admin else local.api_key) if local else ""
         self._url = (url or settings.url or (local.url if local else "")).rstrip("/")
@@ -47,7 +53,9 @@ class Client:
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
-                session.request(method, self._url + path, json=body, params=params, headers=headers) as response,
+                session.request(
+                    method, self._url + path, json=body, params=params, headers=headers, ssl=self._tls
+                ) as response,
             ):
                 text = await response.text()
                 answer = json.loads(text) if text else {}

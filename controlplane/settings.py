@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from controlplane.errors import ConfigError
 
-__all__ = ["ClientSettings", "Settings", "child_environment", "load", "load_client"]
+__all__ = ["ClientSettings", "Settings", "child_environment", "load", "load_client", "notify_socket"]
 
 _PREFIX = "HELIOGRAPH_"
-_CLIENT = frozenset({"url", "api_key"})
+_CLIENT = frozenset({"url", "api_key", "ca"})
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -134,12 +134,19 @@ class ClientSettings(BaseModel):
     """HELIOGRAPH_URL; empty: that of a local `heliograph up`."""
     api_key: SecretStr = SecretStr("")
     """HELIOGRAPH_API_KEY; empty: that of a local `heliograph up`."""
+    ca: str = ""
+    """HELIOGRAPH_CA_FILE: PEM of the authority that signed the nodes' certificates; empty: the system's authorities."""
 
 
 def load_client() -> ClientSettings:
     """The client's settings from the environment."""
     found = _environment()
     return ClientSettings(**{name: found[name] for name in _CLIENT & found.keys()})
+
+
+def notify_socket() -> str:
+    """Where the service manager listens (sd_notify(3)); "" when nobody does."""
+    return os.environ.get("NOTIFY_SOCKET", "")
 
 
 def child_environment(**settings: object) -> dict[str, str]:

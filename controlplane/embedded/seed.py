@@ -7,19 +7,13 @@ import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from controlplane.callbacks.sign import new_secret
-from controlplane.clock import SystemClock
-from controlplane.domain.catalog import Connector, Key, Route, Scope, Tenant
+from controlplane.domain.catalog import Connector, Route, Scope
 from controlplane.errors import ConfigError
-from controlplane.ids import token
+from controlplane.seed import Seed, plant
 from controlplane.settings import Settings
-from controlplane.store.catalog import Catalog
-from controlplane.store.client import connect
-from controlplane.store.seal import Seal, new_key
+from controlplane.store.seal import new_key
 
 __all__ = ["Credentials", "credentials", "seed"]
-
-_SAMPLE = "sample"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,48 +49,30 @@ def credentials(path: Path) -> Credentials:
 
 async def seed(settings: Settings, made: Credentials, carriers: dict[str, int]) -> None:
     """Create the sample tenant, both keys, and a connector and route for each carrier (name → port), where they are missing."""
-    database = connect(settings)
-    seal = Seal(settings.secret)
-    catalog = Catalog(database, seal)
-    try:
-        await catalog.refresh()
-        if _SAMPLE not in catalog.snapshot.tenants:
-            await catalog.put(Tenant(id=_SAMPLE, name="Sample tenant", callback_secrets=(new_secret(),)))
-        every = frozenset({Scope.MESSAGES_READ, Scope.MESSAGES_WRITE, Scope.ROUTES_READ, Scope.LEDGER_READ})
-        for name, key, scopes in (("sample", made.api_key, every), ("admin", made.admin_key, frozenset({Scope.ADMIN}))):
-            digest = seal.digest_key(key)
-            if digest not in catalog.snapshot.keys:
-                now = SystemClock().now_ms()
-                record = Key(
-                    id=token("key", 8),
-                    tenant=_SAMPLE,
-                    name=name,
-                    scopes=scopes,
-                    digest=digest,
-                    hint=key[:12] + "…",
-                    created_at=now,
-                )
-                await catalog.put(record)
-        for number, (name, port) in enumerate(carriers.items()):
-            await _carrier(catalog, name, port, price=(7, 4)[number % 2], priority=(100, 110)[number % 2])
-    finally:
-        await database.client.close()
+    every = frozenset({Scope.MESSAGES_READ, Scope.MESSAGES_WRITE, Scope.ROUTES_READ, Scope.LEDGER_READ})
+    await plant(
+        settings,
+        Seed(
+            tenant="sample",
+            tenant_name="Sample tenant",
+            keys={"sample": (made.api_key, every), "admin": (made.admin_key, frozenset({Scope.ADMIN}))},
+            connectors=[_connector(name, port) for name, port in carriers.items()],
+            routes=[
+                Route(name=name, connector=name, price=(7, 4)[number % 2], priority=(100, 110)[number % 2])
+                for number, name in enumerate(carriers)
+            ],
+        ),
+    )
 
 
-async def _carrier(catalog: Catalog, name: str, port: int, *, price: int, priority: int) -> None:
-    """A connector to a simulated carrier (its port may have changed), and its route at the first start."""
-    known = catalog.snapshot.connectors.get(name)
-    if known is None or known.port != port:
-        connector = Connector(
-            name=name,
-            host="127.0.0.1",
-            port=port,
-            system_id="heliograph",
-            password="secret",  # noqa: S106 - the simulator's
-            window=50,
-            rate=1_000.0,
-            binds=2,
-        )
-        await catalog.put(connector)
-    if name not in catalog.snapshot.routes:
-        await catalog.put(Route(name=name, connector=name, price=price, priority=priority))
+def _connector(name: str, port: int) -> Connector:
+    return Connector(
+        name=name,
+        host="127.0.0.1",
+        port=port,
+        system_id="heliograph",
+        password="secret",  # noqa: S106 - the simulator's
+        window=50,
+        rate=1_000.0,
+        binds=2,
+    )

@@ -1,0 +1,59 @@
+"""The one way in which a component runs something on a host."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pulumi
+from pulumi_command import remote
+
+from infra.ssh import HOSTCTL
+
+__all__ = ["Reach", "host_command"]
+
+
+class Reach:
+    """How commands reach one host: the pinned connection, the way to root, and what must have happened first."""
+
+    def __init__(self, connection: remote.ConnectionArgs, sudo: str) -> None:
+        self.connection = connection
+        self.sudo = sudo
+
+
+def host_command(
+    name: str,
+    reach: Reach,
+    verb: str,
+    spec: Mapping[str, Any] | pulumi.Output[Any],
+    *,
+    undo: bool = False,
+    triggers: Sequence[Any] = (),
+    secret_output: bool = False,
+    opts: pulumi.ResourceOptions,
+) -> remote.Command:
+    """Run `hostctl <verb>` with `spec` on its stdin.
+
+    Data goes by stdin and never into the command line, which errors and process lists show. `update` is always set: a changed trigger would otherwise replace
+    the command, and the delete of the old one would take away what the new one had just installed. A failed create leaves no state, so that the next
+    `up` runs it again: every verb can be repeated.
+    """
+    document = pulumi.Output.from_input(spec).apply(lambda value: json.dumps(value, sort_keys=True))
+    run = f"{reach.sudo}python3 {HOSTCTL} {verb}"
+    digest = document.apply(lambda text: hashlib.sha256(text.encode()).hexdigest()[:16])
+    if secret_output:
+        opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(additional_secret_outputs=["stdout"]))
+    return remote.Command(
+        name,
+        connection=reach.connection,
+        create=run,
+        update=run,
+        delete=f"{reach.sudo}python3 {HOSTCTL} remove" if undo else None,
+        stdin=document,
+        triggers=[pulumi.Output.unsecret(digest), *triggers],
+        add_previous_output_in_env=False,
+        logging=remote.Logging.STDERR,
+        opts=opts,
+    )

@@ -1,0 +1,311 @@
+"""A stack's configuration: typed, checked before anything is touched; each error names the field, the value and the mend.
+
+One object, `heliograph:region`, says what the region is; four secrets stand beside it (`docs/operations.md` shows both). `python -m infra.new` writes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+__all__ = [
+    "Certificates",
+    "ConfigError",
+    "ControlPlane",
+    "Host",
+    "Image",
+    "MongoDB",
+    "Region",
+    "Safety",
+    "Secrets",
+    "Shard",
+    "Verify",
+    "parse_region",
+    "parse_secrets",
+]
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=24)]
+Port = Annotated[int, Field(ge=1024, le=65535)]
+_DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
+
+
+class ConfigError(Exception):
+    """The configuration, a host or the topology is not as it must be; each line of the message says what to change."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class Safety(StrEnum):
+    """What may fail without a replica set losing its majority."""
+
+    NONE = "none"
+    """Nothing: one member a set is enough. For a single host."""
+    HOST = "host"
+    """Any one host."""
+    FAILURE_DOMAIN = "failure_domain"
+    """Any one failure domain (rack, room, power feed)."""
+
+
+class Host(_Model):
+    """One bare Linux host, reached by SSH."""
+
+    name: Name
+    address: str
+    """Private IP address: where the other hosts and the operator reach it, and what everything on it listens on."""
+    host_key: str
+    """The host's public SSH key, `ssh-ed25519 AAAA…`; pinned for every command."""
+    failure_domain: str = ""
+    """What it fails together with; empty = the host alone."""
+
+    @field_validator("address")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        try:
+            parsed = ipaddress.ip_address(value)
+        except ValueError:
+            raise ValueError(
+                f"{value!r} is not an IP address; give the host's private address, such as 10.0.0.11"
+            ) from None
+        if parsed.version != 4 or parsed.is_unspecified or parsed.is_multicast or parsed.is_loopback:
+            raise ValueError(f"{value} cannot be reached by the other hosts; give the host's private IPv4 address")
+        return value
+
+    @field_validator("host_key")
+    @classmethod
+    def _is_key(cls, value: str) -> str:
+        algorithm, _, rest = value.partition(" ")
+        body = rest.split(" ")[0]
+        try:
+            blob = base64.b64decode(body, validate=True)
+        except (binascii.Error, ValueError):
+            blob = b""
+        if not blob or blob[4 : 4 + int.from_bytes(blob[:4], "big")] != algorithm.encode():
+            raise ValueError(
+                "is not a public SSH key; on the host's own console run: cat /etc/ssh/ssh_host_ed25519_key.pub"
+            )
+        return f"{algorithm} {body}"
+
+
+class Ssh(_Model):
+    """How the operator's machine reaches the hosts; the private key is the secret `sshKey`."""
+
+    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] = "operator"
+    """Root, or a user who may `sudo` without a password."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+
+
+class Image(_Model):
+    """A container image, by digest."""
+
+    reference: str
+    """`registry/name@sha256:…`, never a tag."""
+    archive: Path | None = None
+    """An OCI archive on the operator's machine, copied to the hosts; without it the hosts pull from the registry."""
+
+    @field_validator("reference")
+    @classmethod
+    def _has_digest(cls, value: str) -> str:
+        if not _DIGEST.fullmatch(value):
+            raise ValueError(
+                f"{value!r} has no digest; give name@sha256:… (`podman image inspect --format '{{{{.Digest}}}}' NAME` prints it)"
+            )
+        return value
+
+    @field_validator("archive")
+    @classmethod
+    def _is_there(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"{value} is not a file on this machine; build it with `make images`, or remove the field")
+        return value
+
+
+class Shard(_Model):
+    """One shard, with its members' hosts."""
+
+    name: Name
+    hosts: tuple[Name, ...] = ()
+    """One member on each; empty = all hosts of the region, when there are as many as `members`."""
+
+
+class MongoDB(_Model):
+    """The sharded cluster."""
+
+    image: Image
+    version: Annotated[str, Field(pattern=r"^[678]\.[0-9]$")]
+    """Of the image's mongod: the hosts are tuned for it."""
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1, max_length=64)] = (Shard(name="a"),)
+    members: Annotated[int, Field(ge=1, le=7)] = 3
+    """Of each replica set. Odd."""
+    config_hosts: tuple[Name, ...] = ()
+    """Where the config servers stand; empty = as for a shard."""
+    cache_gb: Annotated[float, Field(ge=0.25)] = 0.25
+    """WiredTiger cache of each member. Sum of a host's members and its nodes must fit its memory."""
+    oplog_mb: Annotated[int, Field(ge=990)] = 2048
+    min_free_gb: Annotated[float, Field(ge=0)] = 10.0
+    """Free space that preflight demands where the data goes."""
+    data: Annotated[str, Field(pattern=r"^/[A-Za-z0-9/_.-]+$")] = "/var/lib/heliograph/data"
+    router_port: Port = 27017
+    config_port: Port = 27019
+    shard_port: Port = 27020
+    """Of the first shard; the next ones follow."""
+
+    @field_validator("members")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(
+                f"{value} voters tolerate no more failures than {value - 1} and can split evenly; use {value - 1} or {value + 1}"
+            )
+        return value
+
+
+class ControlPlane(_Model):
+    """The nodes."""
+
+    image: Image
+    nodes: Annotated[int, Field(ge=1, le=32)] = 1
+    """On each host; one a core is a good start (docs/operations.md, Sizing)."""
+    port: Port = 8443
+    """Of the first node of a host; the next ones follow."""
+    allow: tuple[str, ...] = ("0.0.0.0/0",)
+    """Networks that may reach the API."""
+    log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+
+    @field_validator("allow")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.IPv4Network(network)
+            except ValueError as error:
+                raise ValueError(f"{network!r} is no IPv4 network ({error}); write it as 10.0.0.0/8") from None
+        return value
+
+
+class Certificates(_Model):
+    """When the region's own certificates begin, and how long they last. A later `not_before` renews all of them."""
+
+    not_before: date
+    days: Annotated[int, Field(ge=1, le=825)] = 397
+
+
+class Verify(_Model):
+    """The message that each `up` ends with."""
+
+    to: Annotated[str, Field(pattern=r"^\+[1-9][0-9]{6,14}$")] = "+99900000001"
+    """+999 belongs to no country: the built-in carrier answers for it. Give a real number to go through a real connector."""
+    wait_seconds: Annotated[int, Field(ge=1, le=600)] = 60
+
+
+class Region(_Model):
+    """What the stack stands up."""
+
+    name: Name
+    """The datacenter's name, as the nodes know it."""
+    safety: Safety = Safety.HOST
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1, max_length=200)]
+    ssh: Ssh = Ssh()
+    mongodb: MongoDB
+    control_plane: ControlPlane
+    certificates: Certificates
+    carrier: bool = True
+    """Run the built-in carrier simulator on the first host, for the numbers under +999."""
+    verify: Verify = Verify()
+    purge: bool = False
+    """`pulumi destroy` also deletes the data. Takes effect with the `up` before it."""
+    offline: bool = False
+    """Contact no host: `pulumi preview` of a stack whose hosts do not exist yet."""
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        for what in ("name", "address"):
+            values = [getattr(host, what) for host in self.hosts]
+            if twice := sorted({value for value in values if values.count(value) > 1}):
+                raise ValueError(f"hosts: {what} {', '.join(twice)} stands there twice; each host needs its own")
+        names = [shard.name for shard in self.mongodb.shards]
+        if len(set(names)) < len(names) or "config" in names:
+            raise ValueError(
+                "mongodb.shards: each needs a name of its own, and `config` is taken by the config servers"
+            )
+        known = {host.name for host in self.hosts}
+        placed = {name for shard in self.mongodb.shards for name in shard.hosts} | set(self.mongodb.config_hosts)
+        if strange := sorted(placed - known):
+            raise ValueError(f"mongodb: no host is called {', '.join(strange)}; hosts are {', '.join(sorted(known))}")
+        if not self.carrier and self.verify.to.startswith("+999"):
+            raise ValueError(
+                "verify.to: +999 needs `carrier: true`; give a real number that a connector of yours delivers to"
+            )
+        return self
+
+
+class Secrets(_Model):
+    """The stack's secrets, each set with `pulumi config set --secret`."""
+
+    ssh_key: SecretStr
+    """PEM or OpenSSH private key of `ssh.user`."""
+    authority_certificate: str
+    """PEM of the region's certificate authority."""
+    authority_key: SecretStr
+    """PEM of its private key."""
+    secret_key: SecretStr
+    """HELIOGRAPH_SECRET_KEY of the nodes: seals stored passwords, digests API keys."""
+    admin_key: SecretStr
+    """The region's first API key, with the scope admin."""
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 characters; make one with: openssl rand -hex 32")
+        return value
+
+
+def _raise(error: ValidationError, prefix: str) -> None:
+    lines = []
+    for item in error.errors(include_url=False, include_input=False):
+        where = ".".join(str(part) for part in item["loc"])
+        advice = {
+            "extra_forbidden": "there is no such field; docs/operations.md lists them",
+            "missing": "is required",
+        }.get(item["type"], item["msg"].removeprefix("Value error, "))
+        lines.append(f"{prefix}{'.' if where else ''}{where}: {advice}")
+    raise ConfigError("\n".join(lines))
+
+
+def parse_region(value: Any) -> Region:
+    """`heliograph:region`. Raises ConfigError with one line for each thing that is wrong."""
+    if not isinstance(value, dict):
+        raise ConfigError(
+            "heliograph:region is not set for this stack. `python -m infra.new STACK` writes a first one."
+        )
+    try:
+        return Region(**value)
+    except ValidationError as error:
+        _raise(error, "heliograph:region")
+        raise
+
+
+def parse_secrets(value: dict[str, str | None]) -> Secrets:
+    """The secrets by their names in the stack file (`sshKey` …). Raises ConfigError; never repeats a value."""
+    absent = [name for name, given in value.items() if not given]
+    if absent:
+        raise ConfigError(
+            "\n".join(f"heliograph:{name} is not set; `pulumi config set --secret {name}` sets it" for name in absent)
+        )
+    try:
+        return Secrets(
+            **{re.sub(r"([A-Z])", lambda match: "_" + match[1].lower(), name): given for name, given in value.items()}
+        )
+    except ValidationError as error:
+        _raise(error, "heliograph secrets")
+        raise

@@ -1,0 +1,548 @@
+#!/usr/bin/env python3
+"""What `pulumi up` runs on a host: puts a resource's files in place, starts its units, remembers both, and can take everything back.
+
+    hostctl VERB < spec.json        facts | keys | image | install | remove | run
+
+Python's standard library only; each verb reads one JSON document from stdin, may be cut at any point and repeated, and does nothing the second time.
+Every resource has a record in `/var/lib/heliograph/installed/`: the token of the run that installed it, a hash of each file, and what stood there before.
+`facts` compares records and files, so that a hand-edited file is seen. Nothing here prints a file's content.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+STATE = Path("/var/lib/heliograph")
+RECORDS = STATE / "installed"
+BACKUPS = STATE / "replaced"
+KEYS = Path("/etc/heliograph/keys")
+QUADLETS = Path("/etc/containers/systemd")
+GENERATOR = Path("/usr/lib/systemd/system-generators/podman-system-generator")
+IMAGE_FILE = Path("/etc/heliograph/controlplane.image")
+START_SECONDS = 300
+
+
+class HostError(Exception):
+    """Shown to the operator as it is."""
+
+
+def attempt(
+    argv: Sequence[str], *, stdin: str | None = None, timeout: int = START_SECONDS
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, whatever its exit code. HostError when it is not there or does not end."""
+    try:
+        return subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    except FileNotFoundError:
+        raise HostError(f"{argv[0]} is not installed on {platform.node()}") from None
+    except subprocess.TimeoutExpired:
+        raise HostError(f"`{' '.join(argv[:4])} …` did not end within {timeout} s") from None
+
+
+def run(argv: Sequence[str], *, timeout: int = START_SECONDS) -> str:
+    """A program's stdout. HostError has what it said when it fails."""
+    done = attempt(argv, timeout=timeout)
+    if done.returncode:
+        raise HostError(
+            f"`{' '.join(argv[:6])}` failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-2000:]}"
+        )
+    return done.stdout
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """One hostctl at a time for a resource: a run that was cut on the operator's side may still be at work here."""
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    STATE.chmod(0o711)
+    with (RECORDS / f".{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def read_record(name: str) -> dict[str, Any]:
+    """The record of a resource, {} when there is none."""
+    try:
+        return dict(json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def write_record(name: str, record: Mapping[str, Any]) -> None:
+    """Replace the record, durably."""
+    write(RECORDS / f"{name}.json", json.dumps(record, indent=1).encode(), 0o600)
+
+
+def write(path: Path, content: bytes, mode: int, uid: int = 0, gid: int = 0) -> None:
+    """Replace a file in one step: a reader sees the old or the new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchown(handle, uid, gid)
+            os.fchmod(handle, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def owner(text: str) -> tuple[int, int]:
+    """`(uid, gid)` of a user's name; root when empty."""
+    if not text:
+        return 0, 0
+    try:
+        found = pwd.getpwnam(text)
+    except KeyError:
+        raise HostError(
+            f"there is no user {text} on {platform.node()}; the host's own resource creates it, run `pulumi up` again"
+        ) from None
+    return found.pw_uid, found.pw_gid
+
+
+def fingerprint(path: Path) -> str:
+    """Hash, mode and owner of a file as one text; "" when it is not there."""
+    try:
+        stat = path.stat()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+    return f"{digest} {stat.st_mode & 0o7777:o} {stat.st_uid}:{stat.st_gid}"
+
+
+# -- facts ---------------------------------------------------------------------------------------------------------------
+
+
+def drift(record: Mapping[str, Any]) -> list[str]:
+    """What differs on this host from what was installed, in words."""
+    found = []
+    for path, expected in record.get("files", {}).items():
+        actual = fingerprint(Path(path))
+        if actual != expected:
+            found.append(f"{path} {'is gone' if not actual else 'was changed'}")
+    for unit in record.get("units", []):
+        state = attempt(["systemctl", "is-active", unit]).stdout.strip()
+        if state != "active":
+            found.append(f"{unit} is {state or 'unknown'}")
+    if record.get("image") and attempt(["podman", "image", "exists", record["image"]]).returncode:
+        found.append(f"the image {record['image']} is gone")
+    if record.get("pending"):
+        found.append("an earlier run was cut while it installed this")
+    return found
+
+
+def listeners(ports: set[int]) -> dict[int, str]:
+    """Port → the unit or program that listens on it, for those of `ports` that are taken."""
+    found = {}
+    for line in attempt(["ss", "-Hltnp"]).stdout.splitlines():
+        fields = line.split()
+        port = int(fields[3].rpartition(":")[2])
+        if port not in ports:
+            continue
+        match = re.search(r'\("([^"]+)",pid=(\d+)', line)
+        found[port] = match[1] if match else "another program"
+        if match:
+            try:
+                cgroup = Path(f"/proc/{match[2]}/cgroup").read_text(encoding="utf-8")
+            except OSError:
+                cgroup = ""
+            unit = re.search(r"heliograph-[a-z0-9@-]+\.service", cgroup)
+            found[port] = unit[0] if unit else found[port]
+    return found
+
+
+def free_bytes(path: str) -> int:
+    """Free space of the file system that will hold `path`."""
+    place = Path(path)
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def facts(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What this host is and has: for preflight and `verify`. Changes nothing."""
+    release = dict(
+        line.partition("=")[::2]
+        for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
+        if "=" in line
+    )
+    podman = attempt(["podman", "--version"]).stdout if shutil.which("podman") else ""
+    records = {path.stem: read_record(path.stem) for path in sorted(RECORDS.glob("*.json"))} if RECORDS.is_dir() else {}
+    certificates = {}
+    for path in sorted(Path("/etc/heliograph/tls").glob("*.pem")) if Path("/etc/heliograph/tls").is_dir() else []:
+        end = attempt(["openssl", "x509", "-noout", "-enddate", "-in", str(path)]).stdout
+        certificates[path.name] = end.strip().removeprefix("notAfter=")
+    data = {}
+    for name, folder in spec.get("data", {}).items():
+        marker = Path(folder) / "heliograph.json"
+        data[name] = {
+            "used": (Path(folder) / "WiredTiger").exists(),
+            "marker": json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None,
+        }
+    return {
+        "hostname": platform.node(),
+        "os": {"id": release.get("ID", "").strip('"'), "version": release.get("VERSION_ID", "").strip('"')},
+        "podman": podman.split()[-1] if podman else "",
+        "systemd": Path("/run/systemd/system").is_dir(),
+        "cgroup2": Path("/sys/fs/cgroup/cgroup.procs").exists(),
+        "container": attempt(["systemd-detect-virt", "--container"]).stdout.strip() not in ("", "none"),
+        "root": os.geteuid() == 0,
+        "time": time.time(),
+        "cpus": os.cpu_count(),
+        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        "free": {path: free_bytes(path) for path in spec.get("paths", [])},
+        "ports": {str(port): who for port, who in listeners(set(spec.get("ports", []))).items()},
+        "data": data,
+        "certificates": certificates,
+        "installed": {name: {"token": r.get("token", ""), "drift": drift(r)} for name, r in records.items()},
+    }
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------------
+
+
+def keys(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Role → certificate request. Private keys are made here, once for each generation, and never leave the host."""
+    KEYS.mkdir(parents=True, exist_ok=True)
+    KEYS.chmod(0o700)
+    requests = {}
+    for role in spec["roles"]:
+        path = KEYS / f"{role}.{spec['generation']}.key"
+        if not path.exists():
+            text = run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
+            write(path, text.encode(), 0o600)
+        requests[role] = run(["openssl", "req", "-new", "-key", str(path), "-subj", f"/CN={role}"])
+    return requests
+
+
+# -- images --------------------------------------------------------------------------------------------------------------
+
+
+def image(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Have an image by digest: loaded from the archive that was copied here, or pulled."""
+    name, reference = spec["name"], spec["reference"]
+    with lock(name):
+        changed = attempt(["podman", "image", "exists", reference]).returncode != 0
+        archive = Path(spec["archive"]) if spec.get("archive") else None
+        if changed:
+            if archive:
+                if not archive.is_file():
+                    raise HostError(f"{archive} is not there; it is copied before this step, run `pulumi up` again")
+                run(["podman", "load", "-q", "-i", str(archive)], timeout=1800)
+            else:
+                run(["podman", "pull", "-q", reference], timeout=1800)
+            if attempt(["podman", "image", "exists", reference]).returncode:
+                raise HostError(
+                    f"the image that was {'loaded' if archive else 'pulled'} is not {reference}; correct the digest in the stack's configuration"
+                )
+        if archive:
+            archive.unlink(missing_ok=True)
+        if spec.get("current"):
+            write(IMAGE_FILE, reference.encode(), 0o644)
+        write_record(name, {"token": spec["token"], "image": reference, "files": {}, "units": []})
+    return {"changed": changed}
+
+
+# -- install and remove --------------------------------------------------------------------------------------------------
+
+
+def make_users(users: Iterable[Mapping[str, Any]], record: dict[str, Any]) -> None:
+    """System users without login, for the containers' processes and their files."""
+    for user in users:
+        try:
+            pwd.getpwnam(user["name"])
+        except KeyError:
+            run(
+                [
+                    "useradd",
+                    "--system",
+                    "--uid",
+                    str(user["uid"]),
+                    "--user-group",
+                    "--no-create-home",
+                    "--shell",
+                    "/usr/sbin/nologin",
+                    user["name"],
+                ]
+            )
+            record.setdefault("users", []).append(user["name"])
+
+
+def add_packages(packages: Iterable[str]) -> list[str]:
+    """Install what is missing."""
+    missing = [p for p in packages if "ok installed" not in attempt(["dpkg-query", "-W", "-f", "${Status}", p]).stdout]
+    if missing:
+        environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
+        run([*environment, "apt-get", "update", "-qq"], timeout=600)
+        run([*environment, "apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], timeout=1800)
+    return missing
+
+
+def set_kernel(settings: Mapping[str, int], record: dict[str, Any]) -> list[str]:
+    """sysctl values that the running kernel does not have yet; the former ones are remembered. A container cannot change its host's: said, not failed."""
+    cannot = []
+    for name, value in settings.items():
+        path = Path("/proc/sys") / name.replace(".", "/")
+        try:
+            now = path.read_text(encoding="ascii").split()
+            if now == str(value).split():
+                continue
+            path.write_text(str(value), encoding="ascii")
+        except OSError as error:
+            cannot.append(f"{name}={value} ({error.strerror})")
+            continue
+        record.setdefault("kernel", {}).setdefault(name, " ".join(now))
+    if cannot and attempt(["systemd-detect-virt", "--container"]).stdout.strip() in ("", "none"):
+        raise HostError(
+            f"the kernel refuses {', '.join(cannot)}; set it by hand, or allow it, and run `pulumi up` again"
+        )
+    return cannot
+
+
+def check_quadlets(files: Iterable[Mapping[str, str]]) -> None:
+    """The real generator must accept every quadlet before any file is replaced."""
+    quadlets = {Path(f["path"]).name: f["content"] for f in files if Path(f["path"]).parent == QUADLETS}
+    if not quadlets:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in quadlets.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        done = subprocess.run(
+            [str(GENERATOR), "--dryrun"],
+            env={"QUADLET_UNIT_DIRS": folder, "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode or "unsupported key" in done.stderr:
+            raise HostError(f"podman's generator refuses the quadlet: {done.stderr.strip()[-1500:]}")
+
+
+def content_of(file: Mapping[str, str]) -> bytes:
+    """The bytes of a file: as given, behind the private key that `prepend` names on this host."""
+    text = file["content"].encode()
+    return Path(file["prepend"]).read_bytes() + text if file.get("prepend") else text
+
+
+def place(spec: Mapping[str, Any], record: dict[str, Any]) -> list[str]:
+    """Write the files that differ; those that no longer belong go. Returns the paths that changed."""
+    changed = []
+    for file in spec.get("files", []):
+        path = Path(file["path"])
+        uid, gid = owner(file.get("owner", ""))
+        content, mode = content_of(file), int(file.get("mode", "644"), 8)
+        expected = f"{hashlib.sha256(content).hexdigest()} {mode:o} {uid}:{gid}"
+        if fingerprint(path) != expected:
+            if path.exists() and str(path) not in record["files"]:
+                keep(path, record)
+            write(path, content, mode, uid, gid)
+            changed.append(str(path))
+        record["files"][str(path)] = expected
+    for path in [p for p in record["files"] if p not in {f["path"] for f in spec.get("files", [])}]:
+        put_back(path, record)
+        changed.append(path)
+    return changed
+
+
+def keep(path: Path, record: dict[str, Any]) -> None:
+    """Remember a file of somebody else that stands where ours goes."""
+    stat = path.stat()
+    record.setdefault("before", {})[str(path)] = {
+        "content": base64.b64encode(path.read_bytes()).decode(),
+        "mode": f"{stat.st_mode & 0o7777:o}",
+        "uid": stat.st_uid,
+        "gid": stat.st_gid,
+    }
+
+
+def put_back(path: str, record: dict[str, Any]) -> None:
+    """Remove our file; restore the one that was there."""
+    record["files"].pop(path, None)
+    before = record.get("before", {}).pop(path, None)
+    if before:
+        write(Path(path), base64.b64decode(before["content"]), int(before["mode"], 8), before["uid"], before["gid"])
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
+def start(units: Iterable[str], guard: Mapping[str, Any] | None) -> None:
+    """(Re)start units and wait until they say that they are ready; on failure, with the end of their journal."""
+    for unit in units:
+        running = attempt(["systemctl", "is-active", unit]).stdout.strip() == "active"
+        if running and guard:
+            controlplane(guard["before"])
+        done = attempt(["systemctl", "restart", unit])
+        if done.returncode:
+            journal = attempt(["journalctl", "-u", unit, "-n", "25", "--no-pager", "-o", "cat"]).stdout
+            raise HostError(f"{unit} does not start: {done.stderr.strip()}\n{journal.strip()[-3000:]}")
+        if running and guard:
+            controlplane(guard["after"])
+
+
+def install(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring one resource's users, packages, directories, files, kernel settings and units to what the spec says."""
+    name = spec["name"]
+    check_quadlets(spec.get("files", []))
+    with lock(name):
+        record = {"files": {}, "units": []} | read_record(name)
+        installed = add_packages(spec.get("packages", []))
+        write_record(name, record | {"pending": True})
+        make_users(spec.get("users", []), record)
+        made = []
+        for folder in spec.get("directories", []):
+            path = Path(folder["path"])
+            if not path.exists():
+                path.mkdir(parents=True)
+                made.append(str(path))
+            os.chown(path, *owner(folder.get("owner", "")))
+            path.chmod(int(folder.get("mode", "755"), 8))
+        record["directories"] = sorted({*record.get("directories", []), *made})
+        for marker, content in spec.get("markers", {}).items():
+            if not Path(marker).exists():
+                write(Path(marker), json.dumps(content).encode(), 0o644)
+        changed = place(spec, record)
+        interrupted = record.pop("pending", False)
+        record["units"] = spec.get("units", [])
+        record["purge"] = spec.get("purge", [])
+        write_record(name, record | {"pending": True})
+        cannot = set_kernel(spec.get("kernel", {}), record)
+        if changed or interrupted:
+            run(["systemctl", "daemon-reload"])
+        record["enable"] = spec.get("enable", [])
+        if record["enable"]:
+            run(["systemctl", "enable", "-q", *record["enable"]])
+        for unit in spec.get("reload", []) if changed else []:
+            run(["systemctl", "try-reload-or-restart", unit])
+        record["reload"] = spec.get("reload", [])
+        stopped = [u for u in record["units"] if attempt(["systemctl", "is-active", u]).stdout.strip() != "active"]
+        start(record["units"] if changed or interrupted else stopped, spec.get("guard"))
+        write_record(name, record | {"token": spec["token"]})
+    return {"changed": changed, "packages": installed, "kernel_cannot": cannot}
+
+
+def remove(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Take a resource back: units stopped, files gone or as they were, users and kernel settings of ours too. Data stays unless `purge` named it."""
+    name = spec["name"]
+    with lock(name):
+        record = {"files": {}, "units": []} | read_record(name)
+        for unit in record["units"]:
+            attempt(["systemctl", "stop", unit])
+        if record.get("enable"):
+            attempt(["systemctl", "disable", "-q", *record["enable"]])
+        for path in list(record["files"]):
+            put_back(path, record)
+        attempt(["systemctl", "daemon-reload"])
+        for unit in record["units"]:
+            attempt(["systemctl", "reset-failed", unit])
+        for unit in record.get("reload", []):
+            attempt(["systemctl", "try-reload-or-restart", unit])
+        for setting, value in record.get("kernel", {}).items():
+            (Path("/proc/sys") / setting.replace(".", "/")).write_text(value, encoding="ascii")
+        for folder in record.get("purge", []):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder in sorted(record.get("directories", []), key=len, reverse=True):
+            try:
+                Path(folder).rmdir()
+            except OSError:
+                continue
+        for user in record.get("users", []):
+            attempt(["userdel", user])
+        if record.get("image"):
+            attempt(["podman", "rmi", record["image"]])
+        (RECORDS / f"{name}.json").unlink(missing_ok=True)
+        (RECORDS / f".{name}.lock").unlink(missing_ok=True)
+    sweep()
+    return {}
+
+
+def sweep() -> None:
+    """Remove our own empty directories once the last resource is gone."""
+    if any(RECORDS.glob("*.json")):
+        return
+    shutil.rmtree(KEYS, ignore_errors=True)
+    IMAGE_FILE.unlink(missing_ok=True)
+    shutil.rmtree(RECORDS, ignore_errors=True)
+    for folder in (
+        "/etc/heliograph/tls",
+        "/etc/heliograph/mongod",
+        "/etc/heliograph/node",
+        "/etc/heliograph",
+        str(STATE),
+    ):
+        try:
+            Path(folder).rmdir()
+        except OSError:
+            continue
+
+
+# -- run -----------------------------------------------------------------------------------------------------------------
+
+
+def controlplane(spec: Mapping[str, Any]) -> str:
+    """Run the control plane's image once: {argv, user, volumes, environment, stdin, timeout, accept (exit codes besides 0)}. Its stdout."""
+    argv = [
+        "podman",
+        "run",
+        "--rm",
+        "-i",
+        "--network=host",
+        "--read-only",
+        "--cap-drop=all",
+        "--security-opt=no-new-privileges",
+        "--pull=never",
+    ]
+    uid, gid = owner(spec.get("user", "heliograph"))
+    argv += [f"--user={uid}:{gid}"]
+    for volume in spec.get("volumes", []):
+        argv += ["--volume", volume]
+    for name, value in spec.get("environment", {}).items():
+        argv += ["--env", f"{name}={value}"]
+    argv += [IMAGE_FILE.read_text(encoding="ascii"), *spec["argv"]]
+    done = attempt(argv, stdin=spec.get("stdin", ""), timeout=spec.get("timeout", 600))
+    if done.returncode not in (0, *spec.get("accept", [])):
+        raise HostError((done.stderr.strip() or done.stdout.strip())[-3000:])
+    return done.stdout
+
+
+VERBS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "facts": facts,
+    "keys": keys,
+    "image": image,
+    "install": install,
+    "remove": remove,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Exit code 1 and one message on stderr when something is not as it must be."""
+    if len(arguments) != 1 or arguments[0] not in {*VERBS, "run"}:
+        raise SystemExit(f"usage: hostctl {' | '.join([*VERBS, 'run'])} < spec.json")
+    try:
+        spec = json.load(sys.stdin)
+        print(controlplane(spec).strip() if arguments[0] == "run" else json.dumps(VERBS[arguments[0]](spec)))
+    except (HostError, OSError) as error:
+        raise SystemExit(f"{platform.node()}: {error}") from None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

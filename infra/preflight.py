@@ -1,0 +1,103 @@
+"""May this region be stood up on these hosts? Pure: facts → problems (nothing is changed while there is one) and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from infra.config import Host, Region
+from infra.plan import Topology
+from infra.survey import Facts, Survey
+
+__all__ = ["problems", "warnings"]
+
+_CLOCK_SECONDS = 2.0
+_IMAGE_BYTES = 3 * 2**30
+_PODMAN = (5, 4)
+_DEBIAN = 13
+
+
+def problems(region: Region, topology: Topology, survey: Survey) -> list[str]:
+    """One line for each thing that must be mended first, in the order of the hosts."""
+    found = list(survey.problems)
+    for host in region.hosts:
+        if facts := survey.facts.get(host.name):
+            found += [f"{host.name}: {problem}" for problem in _of_host(region, topology, host, facts)]
+    return found
+
+
+def _of_host(region: Region, topology: Topology, host: Host, facts: Facts) -> Iterator[str]:
+    values = facts.values
+    system = values["os"]
+    if system["id"] != "debian" or int((system["version"] or "0").split(".")[0]) < _DEBIAN:
+        yield f"runs {system['id'] or 'an unknown system'} {system['version']}; Heliograph is made for Debian {_DEBIAN} or newer"
+        return
+    if not values["systemd"]:
+        yield "has no running systemd; quadlets need it"
+    if not values["root"]:
+        yield "the commands do not run as root; use root or a user who may sudo"
+    if not values["cgroup2"]:
+        yield "has no unified cgroup hierarchy (v2); boot it with systemd.unified_cgroup_hierarchy=1"
+    if values["podman"] and tuple(int(part) for part in values["podman"].split(".")[:2]) < _PODMAN:
+        yield f"has podman {values['podman']}; the units need {_PODMAN[0]}.{_PODMAN[1]} or newer"
+    if abs(facts.clock_offset) > _CLOCK_SECONDS:
+        yield f"its clock is {facts.clock_offset:+.1f} s off; start a time service (apt-get install chrony)"
+    yield from _disk(region, values)
+    yield from _ports(topology, host, values)
+    yield from _data(topology, host, values)
+
+
+def _disk(region: Region, values: Mapping[str, Any]) -> Iterator[str]:
+    installed = values["installed"]
+    need = {region.mongodb.data: region.mongodb.min_free_gb * 2**30}
+    if "image-mongod" not in installed:
+        need["/var/lib/containers"] = min(_IMAGE_BYTES, max(need[region.mongodb.data], 2**30))
+    for path, least in need.items():
+        free = values["free"][path]
+        if free < least:
+            yield f"{path} has {free / 2**30:.1f} GiB free and needs {least / 2**30:.1f}; free some, or lower mongodb.min_free_gb if you know better"
+
+
+def _ports(topology: Topology, host: Host, values: Mapping[str, Any]) -> Iterator[str]:
+    for port, what in topology.ports(host.name).items():
+        who = values["ports"].get(str(port))
+        if who and not who.startswith("heliograph-"):
+            yield f"port {port}, for {what}, is taken by {who}; stop it, or choose another port in the configuration"
+
+
+def _data(topology: Topology, host: Host, values: Mapping[str, Any]) -> Iterator[str]:
+    for replica_set in topology.sets:
+        for member in replica_set.members:
+            found = values["data"].get(member.set, {"used": False, "marker": None})
+            if member.host != host.name or not (found["used"] or found["marker"]):
+                continue
+            marker = found["marker"]
+            if marker is None:
+                yield f"the data directory of {member.set} holds a database that Heliograph did not make; move it away, or set mongodb.data"
+            elif marker != {"set": member.set, "member": member.endpoint}:
+                yield (
+                    f"the data directory of {member.set} belongs to {marker.get('member')} of {marker.get('set')}, not to {member.endpoint}; "
+                    "a member cannot change its address: move the directory away and let it sync anew"
+                )
+
+
+def warnings(region: Region, survey: Survey) -> list[str]:
+    """What does not stop an `up` but should be known."""
+    found = []
+    per_member = region.mongodb.cache_gb * 2048 + 1024
+    for host in region.hosts:
+        facts = survey.facts.get(host.name)
+        if facts is None:
+            continue
+        members = sum(name.startswith("mongod-") for name in facts.values["installed"]) or 1 + len(
+            region.mongodb.shards
+        )
+        need = members * per_member + region.control_plane.nodes * 3072
+        if need > facts.values["memory_mb"]:
+            found.append(
+                f"{host.name}: its services may use {need:.0f} MiB together and it has {facts.values['memory_mb']}"
+            )
+        found += [f"{host.name}: {resource}: {what}" for resource, every in facts.drift().items() for what in every]
+        if facts.values["container"]:
+            found.append(f"{host.name}: is a container; kernel settings and memory limits are its host's")
+    return found

@@ -1,0 +1,105 @@
+"""`python -m infra.verify STACK`: is the region what the last `pulumi up` made of it, and does it deliver? Changes nothing.
+
+Asks every host for files that were edited and units that do not run, the replica sets and the sharded cluster for their state, and sends one message
+through each node. Exit code 0 when all is well, 3 when something is not, 2 when it could not be asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+from infra import preflight, render
+from infra.config import ConfigError, Region, parse_region, parse_secrets
+from infra.plan import Topology, plan
+from infra.program import SECRETS
+from infra.ssh import Shell
+from infra.survey import survey
+
+__all__ = ["examine", "main"]
+
+_SECONDS = 300
+
+
+def stack_configuration(stack: str) -> tuple[Any, dict[str, str | None]]:
+    """(`heliograph:region`, the secrets) of a stack, by `pulumi config`. Raises ConfigError."""
+    program = shutil.which("pulumi")
+    if program is None:
+        raise ConfigError("pulumi is not on PATH; https://www.pulumi.com/docs/install says how to get it")
+    arguments = [program, "config", "--stack", stack, "--show-secrets", "--json"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise ConfigError(f"pulumi config --stack {stack}: {done.stderr.strip()}")
+    values = {name.removeprefix("heliograph:"): one for name, one in json.loads(done.stdout).items()}
+    region = values.get("region", {})
+    secrets = {name: values.get(name, {}).get("value") for name in SECRETS}
+    return region.get("objectValue") or json.loads(region.get("value", "null")), secrets
+
+
+async def examine(region: Region, topology: Topology, shell: Shell, admin_key: str, now: float) -> dict[str, Any]:
+    """`problems` (sentences; empty = all is well), `cluster` and `messages` as the region itself reports them."""
+    seen = await survey(region, topology, shell, "", now)
+    problems = preflight.problems(region, topology, seen)
+    for host, facts in seen.facts.items():
+        problems += [f"{host}: {resource}: {what}" for resource, every in facts.drift().items() for what in every]
+    report: dict[str, Any] = {"problems": problems, "cluster": None, "messages": []}
+    first = next((host for host in region.hosts if host.name in seen.facts), None)
+    if first is None:
+        return report
+    sets = [render.set_spec(one) for one in topology.sets]
+    spec = render.cluster_run("status", {"sets": sets, "cluster": render.shard_spec(topology)})
+    code, stdout, stderr = await shell.hostctl(first, "run", spec | {"accept": [3]}, seconds=_SECONDS)
+    if code:
+        problems.append(f"the cluster's state cannot be read: {stderr.strip()}")
+    else:
+        report["cluster"] = json.loads(stdout)
+        problems += report["cluster"]["problems"]
+    code, stdout, stderr = await shell.hostctl(
+        first, "run", render.verify_run(region, topology, admin_key) | {"accept": [3]}, seconds=_SECONDS
+    )
+    report["messages"] = [json.loads(line) for line in stdout.splitlines()] if not code else []
+    if code:
+        problems.append(f"no message could be sent: {stderr.strip()}")
+    problems += [
+        f"a message through {one['url']} is {one['status']}: {one.get('why', '')}"
+        for one in report["messages"]
+        if one["status"] != "delivered"
+    ]
+    return report
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the report, `--json` for programs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stack")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        value, secret_values = stack_configuration(options.stack)
+        region, secrets = parse_region(value), parse_secrets(secret_values)
+        shell = Shell.of(region.ssh, secrets.ssh_key.get_secret_value())
+        report = asyncio.run(examine(region, plan(region), shell, secrets.admin_key.get_secret_value(), time.time()))
+    except ConfigError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(2) from None
+    if options.json:
+        sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    else:
+        for one in report["messages"]:
+            sys.stdout.write(f"{one['url']}  {one['status']}  {one.get('seconds', '')} s\n")
+        sys.stdout.write(
+            "".join(f"! {problem}\n" for problem in report["problems"]) or f"{options.stack}: all is well\n"
+        )
+    raise SystemExit(3 if report["problems"] else 0)
+
+
+if __name__ == "__main__":
+    main()
