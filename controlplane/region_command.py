@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,25 +93,29 @@ def verify() -> None:
     """Send one message through each node and wait until it is delivered (JSON on stdin). Exit code 3 when one is not."""
     document = _read(_VerifyDocument)
     authority = document.ca.read_text(encoding="ascii") if document.ca else ""
-    bad = False
-    for url in document.urls:
-        client = Client(url, document.api_key, Path("data"), ca=authority)
-        seen = _deliver(client, document.to, document.wait_seconds)
-        bad = bad or seen["status"] != "delivered"
-        typer.echo(json.dumps({"url": url, **seen}))
-    if bad:
+
+    def one(url: str) -> dict[str, Any]:
+        return {"url": url, **_deliver(Client(url, document.api_key, Path("data"), ca=authority), document)}
+
+    with ThreadPoolExecutor(len(document.urls)) as threads:
+        seen = list(threads.map(one, document.urls))
+    for line in seen:
+        typer.echo(json.dumps(line))
+    if any(line["status"] != "delivered" for line in seen):
         raise typer.Exit(3)
 
 
-def _deliver(client: Client, to: str, wait_seconds: float) -> dict[str, Any]:
+def _deliver(client: Client, document: _VerifyDocument) -> dict[str, Any]:
     """What became of one message: status, seconds and, where it was not delivered, its timeline in words."""
     begun = time.monotonic()
     try:
-        answer = client.call("POST", "/v1/messages", {"to": to, "body": "Heliograph: a message to verify this region"})
+        answer = client.call(
+            "POST", "/v1/messages", {"to": document.to, "body": "Heliograph: a message to verify this region"}
+        )
         while True:
             message = client.call("GET", f"/v1/messages/{answer['id']}")
             taken = round(time.monotonic() - begun, 2)
-            if message["status"] in _FINAL or taken >= wait_seconds:
+            if message["status"] in _FINAL or taken >= document.wait_seconds:
                 break
             time.sleep(_POLL_SECONDS)
     except (ApiError, ConfigError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from controlplane.callbacks.sign import new_secret
 from controlplane.clock import SystemClock
@@ -26,7 +26,7 @@ class Seed:
     keys: Mapping[str, tuple[str, frozenset[Scope]]]
     """Name → (API key, scopes)."""
     connectors: Sequence[Connector] = field(default_factory=tuple)
-    """One that stands there under its name is only changed where host or port differ."""
+    """One that stands there under its name gets this host, port and password, and keeps everything else."""
     routes: Sequence[Route] = field(default_factory=tuple)
 
 
@@ -48,8 +48,10 @@ async def plant(settings: Settings, seed: Seed) -> list[str]:
                 made.append(f"key {name}")
         for connector in seed.connectors:
             known = now.connectors.get(connector.name)
-            if known is None or (known.host, known.port) != (connector.host, connector.port):
-                await catalog.put(connector)
+            wanted = (connector.host, connector.port, connector.password)
+            if known is None or (known.host, known.port, known.password) != wanted:
+                account = dict(zip(("host", "port", "password"), wanted, strict=True))
+                await catalog.put(replace(known, **account) if known else connector)
                 made.append(f"connector {connector.name}")
         for route in seed.routes:
             if route.name not in now.routes:

@@ -93,6 +93,10 @@ class Authority:
         try:
             self._certificate = x509.load_pem_x509_certificate(certificate.encode())
             loaded = serialization.load_pem_private_key(key.encode(), password=None)
+        except TypeError:  # cryptography's, for a key with a passphrase
+            raise ConfigError(
+                "heliograph:authorityKey is encrypted; set it without a passphrase: openssl pkey -in KEY (the stack keeps it encrypted)"
+            ) from None
         except ValueError as error:
             raise ConfigError(
                 f"heliograph:authorityCertificate or authorityKey is not PEM ({error}); `python -m infra.new` makes a pair"
@@ -156,6 +160,8 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(self._identifier(), critical=False)
         )
         if subject.names:
             builder = builder.add_extension(x509.SubjectAlternativeName(_general(subject.names)), critical=False)
@@ -164,6 +170,14 @@ class Authority:
         else:
             signed = builder.sign(self._key, hashes.SHA256(), ecdsa_deterministic=True)
         return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+    def _identifier(self) -> x509.AuthorityKeyIdentifier:
+        """Of this authority, as it names itself. Strict verifiers (RFC 5280; Python since 3.13) refuse a certificate without it."""
+        try:
+            own = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        except x509.ExtensionNotFound:
+            return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
 def _general(names: Sequence[str]) -> list[x509.GeneralName]:

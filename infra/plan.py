@@ -226,6 +226,10 @@ def _check_ports(topology: Topology) -> None:
         claims += [(r.port, "mongos") for r in topology.routers if r.host == host.name]
         claims += [(n.port, f"node {n.name}") for n in topology.nodes if n.host == host.name]
         claims += [(CARRIER_PORT, "the carrier")] if topology.carrier == host.name else []
+        if beyond := [f"{who} would listen on {port}" for port, who in claims if port > 65535]:
+            raise ConfigError(
+                f"{host.name}: {beyond[0]}, and ports end at 65535; lower mongodb.shard_port or control_plane.port"
+            )
         for port, count in Counter(port for port, _ in claims).items():
             if count > 1:
                 who = " and ".join(what for claimed, what in claims if claimed == port)

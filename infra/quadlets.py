@@ -1,7 +1,8 @@
 """A linter for rendered quadlets and systemd units. Pure; `python -m infra.quadlets FILE…` checks files.
 
-podman's generator drops a unit with one unknown key, and says so only in the journal of the host; what is worse it accepts units that
-lose data: a mongod that is killed after ten seconds, "started" before anything listens. So each text is checked before it leaves:
+podman's generator drops a unit for one unknown key, and all units of the host for one line that it cannot read, and says so only in
+the host's journal. Worse, it takes units that lose data: a mongod that is killed after ten seconds, "started" before anything listens.
+So each text is checked before it leaves:
 
 - syntax and keys: `KEYS` has the podman version that first knew a key, read from `pkg/systemd/quadlet/quadlet.go` at the tags v4.4.0 to v5.8.2 and main;
   tests hold it against the real generator;
@@ -17,7 +18,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -123,26 +124,27 @@ _SPLIT = _names("""
     PodmanArgs ReloadCmd Secret Sysctl Unmask""")
 """The generator splits them into words and takes quotes off. Elsewhere it keeps a quote as it stands, or cuts one off at the end."""
 _CHECKS = _names("HealthCmd HealthStartupCmd")
+_AROUND = _names("--privileged --cap-add --user -u --publish -p --network --net --env -e --volume -v")
 _TRAPS = (
     (r"\\", "a backslash, which podman and then systemd read as the start of an escape; do without it"),
-    (r"%(?![%aAbBCdDEfgGhHiIjJlLmMnNopPqsStTuUvVwW])", "a % that starts no specifier of systemd; write %%"),
+    (r"(?<!%)(%%)*%(?![%aAbBCdDEfgGhHiIjJlLmMnNopPqsStTuUvVwW])", "a % that starts no specifier of systemd; write %%"),
     (r"(?<!\$)\$(\$\$)*(?!\$)", "a $, which systemd replaces from its own environment before podman sees it; write $$"),
 )
 _NEEDED = """
-Container Image             and there is nothing to run; name one
-Container Pull=never        so that a start waits for no registry; hosts get images before
-Container Network=host      since members are reached under one address from everywhere
-Container ReadOnly=true     so that only volumes are written
-Container NoNewPrivileges=true so that no setuid program gains rights
-Container User              and root is the default; give a numeric uid:gid
-Container StopTimeout       and podman kills after 10 s; give the seconds that a clean stop takes
-Container PidsLimit         and podman's default is 2048 threads; give a number, or -1 with TasksMax= in [Service]
-Container LogDriver=journald so that logs have one place and one limit
-Service TimeoutStopSec      and systemd kills after 90 s; give more than StopTimeout
-Service TasksMax            and the machine's default holds; give the threads that it may have
-Service MemoryMax           and the container may take all memory of the host; give a limit
-Service Restart             and what crashed stays down; write always or on-failure
-Install WantedBy            and nothing starts it after a reboot; write multi-user.target
+Container Image: there is nothing to run; name one
+Container Pull=never: a start must wait for no registry; hosts get their images before
+Container Network=host: a member is reached under one address from everywhere
+Container ReadOnly=true: only volumes may be written
+Container NoNewPrivileges=true: no setuid program may gain rights
+Container User: root is the default; give a numeric uid:gid
+Container StopTimeout: podman kills after 10 s; give the seconds that a clean stop takes
+Container PidsLimit: podman's default is 2048 threads; give a number, or -1 with TasksMax= in [Service]
+Container LogDriver=journald: logs have one place and one limit
+Service TimeoutStopSec: systemd kills after 90 s; give more than StopTimeout
+Service TasksMax: the host's default holds; give the threads that it may have
+Service MemoryMax: it may take all memory of the host; give a limit
+Service Restart: what crashed stays down; write always or on-failure
+Install WantedBy: nothing starts it after a reboot; write multi-user.target
 """
 _TELLING = re.compile(
     r"(?i)(pass(word|wd|phrase)|secret|token|credential|(^|[_.-])(api|auth|private|admin|access)?_?key$)"
@@ -169,13 +171,13 @@ class _Unit:
         self.entries: list[_Entry] = []
         self.sections: dict[str, int] = {}
         self.findings: list[tuple[int, str]] = []
+        self.price = "podman drops all units" if PurePosixPath(name).suffix in _KINDS else "systemd drops the line"
 
     def found(self, where: _Entry | str | int, what: str) -> None:
         """`where`: an entry, a section (which lacks something) or a line."""
-        line = (
-            where if isinstance(where, int) else self.sections.get(where, 1) if isinstance(where, str) else where.line
-        )
-        self.findings.append((line, what))
+        if isinstance(where, str):
+            where = self.sections.get(where, 1)
+        self.findings.append((where if isinstance(where, int) else where.line, what))
 
     def all(self, section: str, key: str) -> list[_Entry]:
         """An empty value takes back what stood before it, as it does in systemd."""
@@ -194,9 +196,9 @@ class _Unit:
         key, _, value = key.partition("=")
         entry = self.last(section, key)
         if entry is None:
-            self.found(section, f"[{section}] has no {key}={value}, {why}")
+            self.found(section, f"[{section}] has no {key}={value}: {why.strip()}")
         elif value and entry.value.lower() != value and not (value == "true" and _is_true(entry.value)):
-            self.found(entry, f"{key}={entry.value} must be {key}={value}, {why}")
+            self.found(entry, f"{key}={entry.value} must be {key}={value}: {why.strip()}")
 
 
 def _is_true(value: str) -> bool:
@@ -229,9 +231,9 @@ def _parse_line(unit: _Unit, line: str, number: int, section: str) -> str:
     key, equals, value = line.partition("=")
     key = key.rstrip()
     if not equals or not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", key):
-        unit.found(number, f"{line!r} is no section and no Key=value; mend or delete the line")
+        unit.found(number, f"{line!r} is no section and no Key=value, and {unit.price} for it; mend or delete it")
     elif not section:
-        unit.found(number, f"{key}= stands before the first section; move it under one")
+        unit.found(number, f"{key}= stands before the first section, and {unit.price} for it; move it")
     else:
         unit.entries.append(_Entry(number, section, key, value.strip()))
     return section
@@ -327,6 +329,11 @@ def _image(unit: _Unit) -> None:
     image = unit.last("Container", "Image")
     if image and not _DIGEST.fullmatch(image.value):
         unit.found(image, f"Image={image.value} has no digest and may be another program tomorrow; write name@sha256:…")
+    domain, slash, _ = image.value.partition("/") if image else ("", "", "")
+    if image and not (slash and ("." in domain or ":" in domain or domain == "localhost")):
+        unit.found(
+            image, f"Image={image.value} names no registry and podman guesses one; put it (or localhost/) before"
+        )
     if update := unit.last("Container", "AutoUpdate"):
         unit.found(update, "AutoUpdate= restarts the container by a timer, majority or not; delete it")
 
@@ -340,10 +347,11 @@ def _confined(unit: _Unit) -> None:
     dropped = unit.all("Container", "DropCapability")
     if not any("all" in entry.value.lower().split() for entry in dropped):
         where = dropped[0] if dropped else "Container"
-        unit.found(where, "[Container] has no DropCapability=all, and podman leaves eleven capabilities; add it")
+        unit.found(where, "[Container] has no DropCapability=all: podman leaves eleven capabilities; add it")
     for entry in unit.all("Container", "PodmanArgs"):
-        if any(word.startswith(("--privileged", "--cap-add", "--user", "--publish")) for word in _words(entry.value)):
-            unit.found(entry, f"PodmanArgs={entry.value} gets around the rules for keys; use the key")
+        for word in _words(entry.value):
+            if (option := word.partition("=")[0]) in _AROUND:
+                unit.found(entry, f"PodmanArgs= with {option} gets around these rules; use the key for it, or none")
 
 
 def _user(unit: _Unit) -> None:
@@ -377,19 +385,19 @@ def _stop(unit: _Unit) -> None:
 def _health(unit: _Unit) -> None:
     notify, kill = unit.last("Container", "Notify"), unit.last("Container", "HealthOnFailure")
     if notify and notify.value.lower() == "healthy":
-        unit.need("Container", "HealthCmd", "and Notify=healthy without it says started at once; give a check")
+        unit.need("Container", "HealthCmd", "without it Notify=healthy says started at once; give a check")
         unit.need(
-            "Container", "HealthStartupCmd", "and the start waits for HealthInterval=; give the check of the start"
+            "Container", "HealthStartupCmd", "without it a start waits for HealthInterval=; give the check of the start"
         )
     if notify:
-        unit.need("Service", "TimeoutStartSec", "and systemd gives up after 90 s; say how long a start may take")
+        unit.need("Service", "TimeoutStartSec", "systemd gives up after 90 s; say how long a start may take")
     if kill and kill.value.lower() != "none" and _is_mongod(unit):
         unit.found(kill, f"HealthOnFailure={kill.value} makes a crash recovery of a mongod's overload; delete it")
 
 
 def _limits(unit: _Unit) -> None:
     if not any(entry.value.startswith("nofile=") for entry in unit.all("Container", "Ulimit")):
-        unit.found("Container", "[Container] has no Ulimit=nofile=…, and the host's default limits connections; add it")
+        unit.found("Container", "[Container] has no Ulimit=nofile=…: the host's default limits connections; add it")
 
 
 def _volumes(unit: _Unit) -> None:
@@ -424,17 +432,7 @@ def _told(words: Sequence[str]) -> Iterator[str]:
             yield "the password in a URI"
 
 
-_RULES: tuple[Callable[[_Unit], None], ...] = (
-    _image,
-    _network,
-    _confined,
-    _user,
-    _stop,
-    _health,
-    _limits,
-    _volumes,
-    _secrets,
-)
+_RULES = (_image, _network, _confined, _user, _stop, _health, _limits, _volumes, _secrets)
 
 
 def lint(name: str, text: str, podman: tuple[int, int] = (5, 4)) -> list[str]:
@@ -445,7 +443,7 @@ def lint(name: str, text: str, podman: tuple[int, int] = (5, 4)) -> list[str]:
         _check_keys(unit, kind, podman)
         _check_values(unit, kind, podman)
         if kind == "Container":
-            for section, key, why in (line.split(None, 2) for line in _NEEDED.strip().splitlines()):
+            for section, key, why in (re.split("[ :]", line, maxsplit=2) for line in _NEEDED.strip().splitlines()):
                 unit.need(section, key, why)
             for rule in _RULES:
                 rule(unit)

@@ -329,11 +329,9 @@ def seed_run(region: Region, topology: Topology, host_name: str, admin_key: str)
         if one.name == topology.carrier:
             account = {
                 "system_id": "heliograph",
-                "password": "builtin",
-            }  # of a simulator that only the region's hosts reach
-            connectors.append(
-                {"name": "builtin", "host": one.address, "port": CARRIER_PORT, **account, "window": 100, "rate": 2000.0}
-            )
+                "password": "secret",
+            }  # the simulator's; only the region's hosts reach it
+            connectors.append({"name": "builtin", "host": one.address, "port": CARRIER_PORT, **account, "window": 100})
             routes.append({"name": "builtin", "connector": "builtin", "prefixes": ["999"], "priority": 1000})
     environment = {
         "HELIOGRAPH_MONGODB_URI": mongodb_uri(topology, host_name),

@@ -16,6 +16,10 @@ __all__ = ["HOSTCTL", "Shell", "sudo"]
 
 HOSTCTL = "/usr/local/lib/heliograph/hostctl"
 _CONNECT_SECONDS = 15
+_OTHER_KEY = (
+    "{where} answers with another SSH host key than the one in the configuration. Somebody else may be answering; "
+    "if the host was installed anew, put its new key (cat /etc/ssh/ssh_host_ed25519_key.pub) into its host_key"
+)
 
 
 def sudo(ssh: Ssh) -> str:
@@ -57,16 +61,15 @@ class Shell:
                 ) as connection:
                     done = await connection.run(f"{sudo(self.ssh)}{command}", input=stdin, check=False)
         except asyncssh.HostKeyNotVerifiable:
-            raise ConfigError(
-                f"{where} answers with another SSH host key than the one in the configuration. Somebody else may be answering; "
-                f"if the host was installed anew, put its new key (cat /etc/ssh/ssh_host_ed25519_key.pub) into its host_key"
-            ) from None
+            raise ConfigError(_OTHER_KEY.format(where=where)) from None
         except asyncssh.PermissionDenied:
             raise ConfigError(
                 f"{where} refuses the SSH key for user {self.ssh.user}; put its public key into ~{self.ssh.user}/.ssh/authorized_keys there"
             ) from None
         except (OSError, TimeoutError, asyncssh.Error) as error:
             reason = str(error) or type(error).__name__
+            if isinstance(error, asyncssh.DisconnectError) and "host key" in reason:  # it has none of the pinned kind
+                raise ConfigError(_OTHER_KEY.format(where=where)) from None
             raise ConfigError(
                 f"{where} cannot be reached on port {self.ssh.port} ({reason}); check the address, the host and its firewall"
             ) from None

@@ -98,12 +98,15 @@ async def _ask(region: Region, topology: Topology, host: Host, shell: Shell) -> 
     }
     # The program travels with the question: nothing is left on a host that may yet be refused.
     body = hostctl_source().replace("from __future__ import annotations\n", "")
-    program = f"import sys, io\nsys.stdin = io.StringIO({json.dumps(spec)!r})\nsys.argv = ['hostctl', 'facts']\n{body}"
+    program = f"from __future__ import annotations\nimport sys, io\nsys.stdin = io.StringIO({json.dumps(spec)!r})\nsys.argv = ['hostctl', 'facts']\n{body}"
     _, stdout, stderr = await shell.run(host, "python3 -", program, seconds=_FACTS_SECONDS)
     try:
-        return dict(json.loads(stdout))
+        values = json.loads(stdout)
     except ValueError:
-        raise ConfigError(f"{host.name} ({host.address}): {_why(stderr, region)}") from None
+        values = None
+    if not isinstance(values, dict) or "installed" not in values:
+        raise ConfigError(f"{host.name} ({host.address}): {_why(stderr.strip() or stdout, region)}")
+    return values
 
 
 def _why(stderr: str, region: Region) -> str:

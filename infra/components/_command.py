@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
@@ -30,29 +29,22 @@ def host_command(
     spec: Mapping[str, Any] | pulumi.Output[Any],
     *,
     undo: bool = False,
-    triggers: Sequence[Any] = (),
-    secret_output: bool = False,
     opts: pulumi.ResourceOptions,
 ) -> remote.Command:
-    """Run `hostctl <verb>` with `spec` on its stdin.
+    """Run `hostctl <verb>` with `spec` on its stdin, again whenever the specification changes.
 
-    Data goes by stdin and never into the command line, which errors and process lists show. `update` is always set: a changed trigger would otherwise replace
-    the command, and the delete of the old one would take away what the new one had just installed. A failed create leaves no state, so that the next
-    `up` runs it again: every verb can be repeated.
+    Data goes by stdin and never into the command line, which errors and process lists show. There are no `triggers`: the SDK replaces a command whose trigger
+    changes, and a replacement runs the new create first and the old delete after it, which would take away what was just installed. A failed create leaves
+    no state, so that the next `up` runs it again: every verb can be repeated.
     """
-    document = pulumi.Output.from_input(spec).apply(lambda value: json.dumps(value, sort_keys=True))
     run = f"{reach.sudo}python3 {HOSTCTL} {verb}"
-    digest = document.apply(lambda text: hashlib.sha256(text.encode()).hexdigest()[:16])
-    if secret_output:
-        opts = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(additional_secret_outputs=["stdout"]))
     return remote.Command(
         name,
         connection=reach.connection,
         create=run,
         update=run,
         delete=f"{reach.sudo}python3 {HOSTCTL} remove" if undo else None,
-        stdin=document,
-        triggers=[pulumi.Output.unsecret(digest), *triggers],
+        stdin=pulumi.Output.from_input(spec).apply(lambda value: json.dumps(value, sort_keys=True)),
         add_previous_output_in_env=False,
         logging=remote.Logging.STDERR,
         opts=opts,

@@ -78,11 +78,11 @@ class ControlPlane(pulumi.ComponentResource):
         self, topology: Topology, region: Region, host: Host, secrets: SecretInputs, after: list[pulumi.Resource]
     ) -> None:
         """Runs again whenever something changed that a message goes through."""
+        because = [region.mongodb.image.reference, region.control_plane.image.reference, len(topology.shards)]
         host_command(
             f"{region.name}-verify",
             host.reach,
             "run",
-            secrets.admin_key.apply(lambda key: render.verify_run(region, topology, key)),
-            triggers=[region.mongodb.image.reference, region.control_plane.image.reference, len(topology.shards)],
+            secrets.admin_key.apply(lambda key: render.verify_run(region, topology, key) | {"because": because}),
             opts=pulumi.ResourceOptions(parent=self, depends_on=after),
         )

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,14 @@ def run(argv: Sequence[str], *, timeout: int = START_SECONDS) -> str:
 @contextmanager
 def lock(name: str) -> Iterator[None]:
     """One hostctl at a time for a resource: a run that was cut on the operator's side may still be at work here."""
-    RECORDS.mkdir(parents=True, exist_ok=True)
-    STATE.chmod(0o711)
-    with (RECORDS / f".{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        RECORDS.mkdir(parents=True, exist_ok=True)
+        STATE.chmod(0o711)
+        with (RECORDS / f".{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else a removal took the file away while this run waited for it
+                yield
+                return
 
 
 def read_record(name: str) -> dict[str, Any]:
@@ -87,10 +90,17 @@ def write_record(name: str, record: Mapping[str, Any]) -> None:
     write(RECORDS / f"{name}.json", json.dumps(record, indent=1).encode(), 0o600)
 
 
+def draft_of(path: Path) -> Path:
+    """Where a file's next content is written. One name, so that what a cut run left is found again."""
+    return path.with_name(f".{path.name}.heliograph-draft")
+
+
 def write(path: Path, content: bytes, mode: int, uid: int = 0, gid: int = 0) -> None:
     """Replace a file in one step: a reader sees the old or the new one, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    draft = draft_of(path)
+    draft.unlink(missing_ok=True)
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
             os.fchown(handle, uid, gid)
@@ -98,9 +108,9 @@ def write(path: Path, content: bytes, mode: int, uid: int = 0, gid: int = 0) -> 
             file.write(content)
             file.flush()
             os.fsync(handle)
-        Path(draft).replace(path)
+        draft.replace(path)
     except BaseException:
-        Path(draft).unlink()
+        draft.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     os.fsync(folder)
@@ -223,15 +233,16 @@ def facts(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def keys(spec: Mapping[str, Any]) -> dict[str, str]:
     """Role → certificate request. Private keys are made here, once for each generation, and never leave the host."""
-    KEYS.mkdir(parents=True, exist_ok=True)
-    KEYS.chmod(0o700)
     requests = {}
-    for role in spec["roles"]:
-        path = KEYS / f"{role}.{spec['generation']}.key"
-        if not path.exists():
-            text = run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
-            write(path, text.encode(), 0o600)
-        requests[role] = run(["openssl", "req", "-new", "-key", str(path), "-subj", f"/CN={role}"])
+    with lock("keys"):
+        KEYS.mkdir(parents=True, exist_ok=True)
+        KEYS.chmod(0o700)
+        for role in spec["roles"]:
+            path = KEYS / f"{role}.{spec['generation']}.key"
+            if not path.exists():
+                text = run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
+                write(path, text.encode(), 0o600)
+            requests[role] = run(["openssl", "req", "-new", "-key", str(path), "-subj", f"/CN={role}"])
     return requests
 
 
@@ -266,26 +277,24 @@ def image(spec: Mapping[str, Any]) -> dict[str, Any]:
 # -- install and remove --------------------------------------------------------------------------------------------------
 
 
-def make_users(users: Iterable[Mapping[str, Any]], record: dict[str, Any]) -> None:
+def absent_users(users: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that this host does not have."""
+    known = {user.pw_name for user in pwd.getpwall()}
+    return [user for user in users if user["name"] not in known]
+
+
+def make_users(users: Iterable[Mapping[str, Any]]) -> None:
     """System users without login, for the containers' processes and their files."""
-    for user in users:
-        try:
-            pwd.getpwnam(user["name"])
-        except KeyError:
-            run(
-                [
-                    "useradd",
-                    "--system",
-                    "--uid",
-                    str(user["uid"]),
-                    "--user-group",
-                    "--no-create-home",
-                    "--shell",
-                    "/usr/sbin/nologin",
-                    user["name"],
-                ]
-            )
-            record.setdefault("users", []).append(user["name"])
+    for user in absent_users(users):
+        options = ["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin"]
+        run(["useradd", "--uid", str(user["uid"]), *options, user["name"]])
+
+
+def absent_folders(spec: Mapping[str, Any]) -> list[str]:
+    """The directories that this host does not have and that the spec's directories and files bring with them."""
+    wanted = [Path(folder["path"]) for folder in spec.get("directories", [])]
+    wanted += [Path(file["path"]).parent for file in spec.get("files", [])]
+    return [str(path) for folder in wanted for path in (folder, *folder.parents) if not path.exists()]
 
 
 def add_packages(packages: Iterable[str]) -> list[str]:
@@ -298,20 +307,25 @@ def add_packages(packages: Iterable[str]) -> list[str]:
     return missing
 
 
-def set_kernel(settings: Mapping[str, int], record: dict[str, Any]) -> list[str]:
+def set_kernel(settings: Mapping[str, int], name: str, record: dict[str, Any]) -> list[str]:
     """sysctl values that the running kernel does not have yet; the former ones are remembered. A container cannot change its host's: said, not failed."""
     cannot = []
-    for name, value in settings.items():
-        path = Path("/proc/sys") / name.replace(".", "/")
+    former = record.setdefault("kernel", {})
+    for setting, value in settings.items():
+        path = Path("/proc/sys") / setting.replace(".", "/")
+        remembered = setting in former
         try:
             now = path.read_text(encoding="ascii").split()
             if now == str(value).split():
                 continue
+            if not remembered:
+                former[setting] = " ".join(now)
+                write_record(name, record | {"pending": True})
             path.write_text(str(value), encoding="ascii")
         except OSError as error:
-            cannot.append(f"{name}={value} ({error.strerror})")
-            continue
-        record.setdefault("kernel", {}).setdefault(name, " ".join(now))
+            if not remembered:
+                former.pop(setting, None)
+            cannot.append(f"{setting}={value} ({error.strerror})")
     if cannot and attempt(["systemd-detect-virt", "--container"]).stdout.strip() in ("", "none"):
         raise HostError(
             f"the kernel refuses {', '.join(cannot)}; set it by hand, or allow it, and run `pulumi up` again"
@@ -345,8 +359,12 @@ def content_of(file: Mapping[str, str]) -> bytes:
 
 
 def place(spec: Mapping[str, Any], record: dict[str, Any]) -> list[str]:
-    """Write the files that differ; those that no longer belong go. Returns the paths that changed."""
+    """Write the files that differ; those that no longer belong go. Returns the paths that changed.
+
+    What stood there, and what comes, is in the record before the first file is replaced: a run that is cut in between loses neither.
+    """
     changed = []
+    drafts = []
     for file in spec.get("files", []):
         path = Path(file["path"])
         uid, gid = owner(file.get("owner", ""))
@@ -355,12 +373,15 @@ def place(spec: Mapping[str, Any], record: dict[str, Any]) -> list[str]:
         if fingerprint(path) != expected:
             if path.exists() and str(path) not in record["files"]:
                 keep(path, record)
-            write(path, content, mode, uid, gid)
+            drafts.append((path, content, mode, uid, gid))
             changed.append(str(path))
         record["files"][str(path)] = expected
-    for path in [p for p in record["files"] if p not in {f["path"] for f in spec.get("files", [])}]:
-        put_back(path, record)
-        changed.append(path)
+    write_record(spec["name"], record | {"pending": True})
+    for path, content, mode, uid, gid in drafts:
+        write(path, content, mode, uid, gid)
+    for dropped in [p for p in record["files"] if p not in {f["path"] for f in spec.get("files", [])}]:
+        put_back(dropped, record)
+        changed.append(dropped)
     return changed
 
 
@@ -378,6 +399,7 @@ def keep(path: Path, record: dict[str, Any]) -> None:
 def put_back(path: str, record: dict[str, Any]) -> None:
     """Remove our file; restore the one that was there."""
     record["files"].pop(path, None)
+    draft_of(Path(path)).unlink(missing_ok=True)
     before = record.get("before", {}).pop(path, None)
     if before:
         write(Path(path), base64.b64decode(before["content"]), int(before["mode"], 8), before["uid"], before["gid"])
@@ -406,17 +428,16 @@ def install(spec: Mapping[str, Any]) -> dict[str, Any]:
     with lock(name):
         record = {"files": {}, "units": []} | read_record(name)
         installed = add_packages(spec.get("packages", []))
+        users = [user["name"] for user in absent_users(spec.get("users", []))]
+        record["users"] = sorted({*record.get("users", []), *users})
+        record["directories"] = sorted({*record.get("directories", []), *absent_folders(spec)})
         write_record(name, record | {"pending": True})
-        make_users(spec.get("users", []), record)
-        made = []
+        make_users(spec.get("users", []))
         for folder in spec.get("directories", []):
             path = Path(folder["path"])
-            if not path.exists():
-                path.mkdir(parents=True)
-                made.append(str(path))
+            path.mkdir(parents=True, exist_ok=True)
             os.chown(path, *owner(folder.get("owner", "")))
             path.chmod(int(folder.get("mode", "755"), 8))
-        record["directories"] = sorted({*record.get("directories", []), *made})
         for marker, content in spec.get("markers", {}).items():
             if not Path(marker).exists():
                 write(Path(marker), json.dumps(content).encode(), 0o644)
@@ -425,7 +446,7 @@ def install(spec: Mapping[str, Any]) -> dict[str, Any]:
         record["units"] = spec.get("units", [])
         record["purge"] = spec.get("purge", [])
         write_record(name, record | {"pending": True})
-        cannot = set_kernel(spec.get("kernel", {}), record)
+        cannot = set_kernel(spec.get("kernel", {}), name, record)
         if changed or interrupted:
             run(["systemctl", "daemon-reload"])
         record["enable"] = spec.get("enable", [])
@@ -457,7 +478,8 @@ def remove(spec: Mapping[str, Any]) -> dict[str, Any]:
         for unit in record.get("reload", []):
             attempt(["systemctl", "try-reload-or-restart", unit])
         for setting, value in record.get("kernel", {}).items():
-            (Path("/proc/sys") / setting.replace(".", "/")).write_text(value, encoding="ascii")
+            with suppress(OSError):  # of a container: it was its host's, and never changed
+                (Path("/proc/sys") / setting.replace(".", "/")).write_text(value, encoding="ascii")
         for folder in record.get("purge", []):
             shutil.rmtree(folder, ignore_errors=True)
         for folder in sorted(record.get("directories", []), key=len, reverse=True):
@@ -533,13 +555,26 @@ VERBS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 }
 
 
+def read_spec() -> dict[str, Any]:
+    """The JSON object on stdin. HostError says where it breaks off, never what it holds."""
+    try:
+        spec = json.load(sys.stdin)
+    except ValueError as error:
+        raise HostError(f"the specification on stdin is not JSON ({error}); was the run cut?") from None
+    if not isinstance(spec, dict):
+        raise HostError("the specification on stdin is not a JSON object")
+    return spec
+
+
 def main(arguments: Sequence[str]) -> None:
     """Exit code 1 and one message on stderr when something is not as it must be."""
     if len(arguments) != 1 or arguments[0] not in {*VERBS, "run"}:
         raise SystemExit(f"usage: hostctl {' | '.join([*VERBS, 'run'])} < spec.json")
     try:
-        spec = json.load(sys.stdin)
+        spec = read_spec()
         print(controlplane(spec).strip() if arguments[0] == "run" else json.dumps(VERBS[arguments[0]](spec)))
+    except KeyError as error:
+        raise SystemExit(f"{platform.node()}: the specification lacks {error}") from None
     except (HostError, OSError) as error:
         raise SystemExit(f"{platform.node()}: {error}") from None
 

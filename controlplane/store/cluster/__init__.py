@@ -6,7 +6,7 @@ Concepts, from the bottom up:
 - `plan` is pure: present members, declared members → safe reconfigurations, at most one voter each.
 - `identity` is pure: do those who answer belong to one set, the declared one?
 - `members` connects to each member directly (TLS, MONGODB-X509) and asks who it is.
-- `replica_set` looks, initiates or takes one step, looks again, until nothing differs and a majority is healthy.
+- `view` is pure: what they say, taken together; `replica_set` looks, initiates or takes one step, looks again, until nothing differs and a majority is healthy.
 - `rolling` lets a member go for a restart only while its set stands without it.
 - `layout` is pure: a router's answers, the declaration → what to refuse, to do, to tell; `sharding` does it.
 - `status` tells all that, and changes nothing.

@@ -124,7 +124,7 @@ def _compare_collections(spec: ClusterSpec, state: State, layout: Layout) -> Non
             Action(
                 "database",
                 f"{spec.database} made",
-                {"enableSharding": spec.database, "writeConcern": {"w": "majority"}},
+                {"enableSharding": spec.database},
             )
         )
     for name, collection in spec.collections.items():
@@ -139,7 +139,6 @@ def _compare_collection(namespace: str, collection: Collection, state: State, la
             "shardCollection": namespace,
             "key": dict(collection.key),
             **({"unique": True} if collection.unique else {}),
-            "writeConcern": {"w": "majority"},
         }
         layout.actions.append(Action("collection", f"{namespace} sharded by {_words(wanted)}", command))
     elif _key(here) != wanted:

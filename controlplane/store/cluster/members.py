@@ -145,6 +145,18 @@ def _sentence(host: str, error: BaseException) -> str:
     return str(error).split(" (configured timeouts")[0].split(", Timeout:")[0].removeprefix(f"{host}: ")
 
 
+async def _no_connection(host: str) -> str:
+    """Why no connection can be made; "" when it can."""
+    name, _, port = host.rpartition(":")
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS):
+            _, writer = await asyncio.open_connection(name.strip("[]"), int(port))
+    except (OSError, TimeoutError) as error:
+        return _sentence(host, error)
+    writer.close()
+    return ""
+
+
 class Connections:
     """Keeps one client per host; close by leaving the context."""
 
@@ -152,6 +164,7 @@ class Connections:
         self._access = access
         self._clients: dict[str, AsyncMongoClient[Document]] = {}
         self._stack = AsyncExitStack()
+        self._silent: set[str] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -176,7 +189,14 @@ class Connections:
             return Probe(host, why=_sentence(host, error))
 
     async def probe(self, host: str) -> Probe:
-        """Ask a member who it is. Raises nothing of pymongo's."""
+        """Ask a member who it is. Raises nothing of pymongo's. One that was silent is asked for a connection first: pymongo waits, even when refused."""
+        if host in self._silent and (why := await _no_connection(host)):
+            return Probe(host, why=why)
+        found = await self._ask(host)
+        (self._silent.add if found.hello is None else self._silent.discard)(host)
+        return found
+
+    async def _ask(self, host: str) -> Probe:
         admin = self[host].admin
         try:
             async with asyncio.timeout(_PROBE_SECONDS):

@@ -6,7 +6,6 @@ Sources, MongoDB manual: reference/command/replSetInitiate, replSetReconfig, rep
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 from pymongo.errors import OperationFailure, PyMongoError
@@ -18,64 +17,16 @@ from controlplane.store.cluster.members import Access, Connections, Probe, is_tr
 from controlplane.store.cluster.plan import Members, Step, has_majority, next_step, plan
 from controlplane.store.cluster.report import Deadline, Report
 from controlplane.store.cluster.spec import SetSpec
+from controlplane.store.cluster.view import View
 
-__all__ = ["View", "converge_set"]
+__all__ = ["converge_set"]
 
-_HEALTHY = (1, 2)  # PRIMARY, SECONDARY
 _ALREADY_INITIALIZED = 23
 _NEW_CONFIG_INCOMPATIBLE = 103
 _COMMIT_MS = 10_000
+_ATTEMPTS = 3
 _STEP_DOWN_SECONDS = 60
 _CATCH_UP_SECONDS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """The set as its members tell it at one moment."""
-
-    probes: dict[str, Probe]
-    known: Probe | None
-    """Who has the newest configuration."""
-
-    @property
-    def primary(self) -> Probe | None:
-        """Who says that it is the primary; of two, the one with the newer configuration (a term apart at most, for seconds)."""
-        return self.known if self.known is not None and self.known.writable else None
-
-    @property
-    def config(self) -> Document | None:
-        """The newest configuration."""
-        return self.known.config if self.known is not None else None
-
-    @property
-    def members(self) -> Members:
-        """Its members; empty before the set is initiated."""
-        return members_of(self.config) if self.config is not None else ()
-
-    @property
-    def states(self) -> dict[int, str]:
-        """id → state, as `known` sees it; DOWN for those that it does not reach."""
-        status = self.known.status if self.known is not None else None
-        return {
-            int(each["_id"]): str(each["stateStr"]) if each.get("health") else "DOWN"
-            for each in (status or {}).get("members", ())
-        }
-
-    @property
-    def healthy(self) -> frozenset[int]:
-        """Ids of PRIMARY and SECONDARY members, as the primary sees them; none without a primary."""
-        status = self.primary.status if self.primary is not None else None
-        return frozenset(
-            int(each["_id"])
-            for each in (status or {}).get("members", ())
-            if each.get("health") and each.get("state") in _HEALTHY
-        )
-
-    @property
-    def primary_id(self) -> int | None:
-        """The primary's id by the status."""
-        status = self.primary.status if self.primary is not None else None
-        return next((int(each["_id"]) for each in (status or {}).get("members", ()) if each.get("state") == 1), None)
 
 
 async def converge_set(spec: SetSpec, access: Access, report: Report, deadline: Deadline) -> None:
@@ -104,7 +55,7 @@ class _Run:
             await self._initiate()
             view = await self.observe()
         else:
-            self._check_plan(view)
+            await self._check_plan(view)
         await self._settle(await self._reconfigure(view), everyone=fresh)
 
     async def observe(self) -> View:
@@ -144,26 +95,34 @@ class _Run:
             else f"The set {self._spec.set} is not as declared after {self._deadline.seconds:g} s. {what}. Run this again; it goes on from here."
         )
 
-    def _check_plan(self, view: View) -> None:
-        """The whole way, before the first step: ConfigError when it is not safe."""
-        current = view.members
-        steps = plan(current, self._desired, moved=moved(view.probes, current, self._desired), primary=view.primary_id)
-        healthy = set(view.healthy)
-        for step in steps if view.primary is not None else ():
-            if step.change in ("added", "replaced"):
-                healthy |= {member.id for member in step.members if member.host == step.host}
-            self._check_majority(step, healthy, view, "Nothing was changed.")
+    async def _check_plan(self, view: View) -> None:
+        """The whole way, before the first step: ConfigError when it is not safe. A member may be silent for a moment: asked thrice."""
+        lacks = ""
+        for _ in range(_ATTEMPTS):
+            current = view.members
+            moves = moved(view.probes, current, self._desired)
+            steps = plan(current, self._desired, moved=moves, primary=view.primary_id)
+            sure = set(view.sure)
+            lacks = ""
+            for step in steps if view.primary is not None else ():
+                if step.change in ("added", "replaced"):
+                    sure |= {member.id for member in step.members if member.host == step.host}
+                lacks = lacks or self._lacks(step, sure, view)
+            if not lacks or not await self._deadline.pause():
+                break
+            view = await self.observe()
+        if lacks:
+            raise ConfigError(f"{lacks}. Nothing was changed.")
 
-    def _check_majority(self, step: Step, healthy: set[int] | frozenset[int], view: View, end: str) -> None:
-        if not step.lowers or has_majority(step.members, healthy):
-            return
+    def _lacks(self, step: Step, sure: set[int] | frozenset[int], view: View) -> str:
+        """Why the step would leave no healthy majority; "" when it leaves one."""
+        if not step.lowers or has_majority(step.members, sure):
+            return ""
         voters = [member for member in step.members if member.votes]
-        sick = [
-            f"{member.host} ({view.states.get(member.id, 'unknown')})" for member in voters if member.id not in healthy
-        ]
-        raise ConfigError(
+        sick = [member.host for member in voters if member.id not in sure]
+        return (
             f"Without the vote of {step.host} the set {self._spec.set} would have {len(voters) - len(sick)} healthy voters of "
-            f"{len(voters)}, no majority. Bring {', '.join(sick)} back first. {end}"
+            f"{len(voters)}, no majority: bring {', '.join(f'{host} ({view.says(host)})' for host in sick)} back first"
         )
 
     async def _initiate(self) -> None:
@@ -209,11 +168,10 @@ class _Run:
                 step = next_step(current, self._desired, moved=moves, primary=view.primary_id)
                 if step is None:
                     return view
-                if step.ready is None or step.ready in view.healthy:
-                    self._check_majority(step, view.healthy, view, "Run this again then; it goes on from here.")
-                    waiting = await self._take(step, view)
-                else:
+                if step.ready is not None and step.ready not in view.healthy:
                     waiting = f"{step.host} is {view.states.get(step.ready, 'unknown')}, not yet SECONDARY"
+                else:
+                    waiting = self._lacks(step, view.sure, view) or await self._take(step, view)
             if waiting and not await self._deadline.pause():
                 self._give_up(f"It waits: {waiting}", [probe for probe in view.probes.values() if probe.why])
             view = await self.observe()
@@ -276,7 +234,7 @@ class _Run:
     async def _settle(self, view: View, *, everyone: bool) -> None:
         """Until a primary and a healthy majority are there, and all that come up are up. Who does not is a finding, if `everyone` is not needed."""
         while True:
-            silent = [view.probes[member.host] for member in view.members if view.probes[member.host].hello is None]
+            silent = [probe for member in view.members if (probe := view.probe(member.host)).hello is None]
             hosts = {probe.host for probe in silent}
             lame = [member for member in view.members if member.id not in view.healthy or member.host in hosts]
             good = view.primary is not None and has_majority(view.members, view.healthy)
@@ -289,7 +247,7 @@ class _Run:
                 break
             view = await self.observe()
         for member in lame:
-            probe = view.probes[member.host]
+            probe = view.probe(member.host)
             state = view.states.get(member.id, "unknown")
             why = f": {probe.why}" if probe.why else ""
             self._report.finding(

@@ -15,10 +15,10 @@ from controlplane.store.cluster.identity import check_identity, members_of, newe
 from controlplane.store.cluster.layout import State, compare
 from controlplane.store.cluster.members import Access, Connections, Probe
 from controlplane.store.cluster.plan import differences, has_majority
-from controlplane.store.cluster.replica_set import View
 from controlplane.store.cluster.report import Deadline
 from controlplane.store.cluster.sharding import find_router, read_state
 from controlplane.store.cluster.spec import ClusterSpec, SetSpec, StatusSpec
+from controlplane.store.cluster.view import View
 
 __all__ = ["describe"]
 

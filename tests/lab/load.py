@@ -1,0 +1,111 @@
+"""A client that sends through a fault: `python -m tests.lab.load SPEC.json` offers messages at a rate, tries each again until it is accepted, writes down all.
+
+As a developer's service would: one Idempotency-Key a message, the next node after an error. One line of JSON per attempt:
+`{"n", "at", "ms", "ok", "id" | "why"}`; `at` is this machine's monotonic time, seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import ssl
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+__all__ = ["Ledger", "read"]
+
+ATTEMPT_SECONDS = 15
+GIVE_UP_SECONDS = 120
+
+
+async def _one(session: aiohttp.ClientSession, spec: dict[str, Any], n: int, out: Any) -> None:
+    body = {
+        "to": f"+9990000{n:04d}001",
+        "body": f"message {n} of the lab",
+        "class": "otp",
+        "reference": f"{spec['name']}-{n}",
+    }
+    headers = {"authorization": f"Bearer {spec['key']}", "idempotency-key": f"{spec['name']}-{n}"}
+    end = time.monotonic() + GIVE_UP_SECONDS
+    for attempt in range(1_000):
+        url = spec["urls"][(n + attempt) % len(spec["urls"])]
+        begun = time.monotonic()
+        line: dict[str, Any] = {"n": n, "at": begun}
+        try:
+            async with session.post(f"{url}/v1/messages", json=body, headers=headers) as answer:
+                document = await answer.json(content_type=None)
+                line |= (
+                    {"ok": True, "id": document["id"]}
+                    if answer.status == 202
+                    else {"ok": False, "why": str(answer.status)}
+                )
+        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
+            line |= {"ok": False, "why": type(error).__name__}
+        line["ms"] = round((time.monotonic() - begun) * 1000, 1)
+        out.write(json.dumps(line) + "\n")
+        if line["ok"] or time.monotonic() > end:
+            return
+        await asyncio.sleep(min(0.2 * 2**attempt, 2.0))
+
+
+async def _send(spec: dict[str, Any]) -> None:
+    context = ssl.create_default_context(cafile=spec["ca"])
+    timeout = aiohttp.ClientTimeout(total=ATTEMPT_SECONDS, connect=3)
+    stop = Path(spec["stop"])
+    with Path(spec["out"]).open("w", buffering=1) as out:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=500), timeout=timeout) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            begun, n = time.monotonic(), 0
+            while not stop.exists() and time.monotonic() < begun + spec["seconds"]:
+                group.create_task(_one(session, spec, n, out))
+                n += 1
+                await asyncio.sleep(max(0.0, begun + n / spec["rate"] - time.monotonic()))
+
+
+@dataclass
+class Ledger:
+    """What the client wrote down."""
+
+    accepted: dict[int, str]
+    """Message → id."""
+    refused: list[dict[str, Any]]
+    """Attempts that failed."""
+    offered: int
+    ok_at: list[float]
+    ms: list[float]
+
+    def outage(self, since: float, until: float) -> float:
+        """The longest time without an acceptance between two moments, seconds."""
+        moments = [since, *sorted(at for at in self.ok_at if since <= at <= until), until]
+        return max(b - a for a, b in itertools.pairwise(moments))
+
+    def errors(self, since: float, until: float) -> dict[str, Any]:
+        """Attempts that failed between two moments: how many, of what kind, over how many seconds."""
+        found = [one for one in self.refused if since <= one["at"] <= until]
+        span = max((one["at"] for one in found), default=0) - min((one["at"] for one in found), default=0)
+        return {"count": len(found), "kinds": dict(Counter(one["why"] for one in found)), "seconds": round(span, 1)}
+
+
+def read(path: Path) -> Ledger:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    good = [line for line in lines if line["ok"]]
+    return Ledger(
+        accepted={line["n"]: line["id"] for line in good},
+        refused=[line for line in lines if not line["ok"]],
+        offered=len({line["n"] for line in lines}),
+        ok_at=[line["at"] + line["ms"] / 1000 for line in good],
+        ms=sorted(line["ms"] for line in good),
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(_send(json.loads(Path(sys.argv[1]).read_text())))

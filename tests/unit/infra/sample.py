@@ -1,0 +1,79 @@
+"""A region to test with: `sample_region()` is always the same; overrides are merged into it, level by level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infra import render
+from infra.config import Region, parse_region
+from infra.plan import Topology, plan
+from infra.render import Bundle
+
+__all__ = ["HOST_KEYS", "bundles", "files", "sample_region", "sample_value"]
+
+HOST_KEYS = (
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO1JKMYo0cLG6ukDOJBZlWEpWSc6XGP5NjbBRhSshzfR",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMqTrBcFGHBx1nuDx/8O/oEI6OxFMFdddyaHkzPb2r58",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG56HN0psLeP0Tr0xVmP7/TvKpcWbjym8uT7/M2AUFvx",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIqHX/8es4RRV3rNWv7kBUVlaN18ieCQhjoFV7x69J8X",
+)
+"""Real keys; nobody has the private halves in use."""
+
+
+def sample_value(hosts: int = 3, **overrides: Any) -> dict[str, Any]:
+    """`heliograph:region` of a region `fra` with the hosts fra-1 … and two shards. `hosts`: how many, at most six."""
+    value: dict[str, Any] = {
+        "name": "fra",
+        "hosts": [
+            {"name": f"fra-{n}", "address": f"10.81.1.{10 + n}", "host_key": key}
+            for n, key in enumerate(HOST_KEYS[:hosts], 1)
+        ],
+        "mongodb": {
+            "image": {"reference": f"localhost/heliograph/mongod@sha256:{'a' * 64}"},
+            "version": "6.0",
+            "shards": [{"name": "a"}, {"name": "b"}],
+        },
+        "control_plane": {"image": {"reference": f"localhost/heliograph/controlplane@sha256:{'b' * 64}"}},
+        "certificates": {"not_before": "2026-01-01"},
+    }
+    return _merged(value, overrides)
+
+
+def sample_region(hosts: int = 3, **overrides: Any) -> Region:
+    """`sample_region(mongodb={"version": "8.0"})` changes the version and keeps the rest."""
+    return parse_region(sample_value(hosts, **overrides))
+
+
+def _merged(value: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(value[key], given) if isinstance(given, dict) and isinstance(value.get(key), dict) else given
+        for key, given in overrides.items()
+    }
+    return value | both
+
+
+def bundles(region: Region, topology: Topology | None = None) -> dict[str, list[Bundle]]:
+    """Host → everything that goes onto it without a secret in it."""
+    topology = topology or plan(region)
+    found = {host.name: [render.host(region, topology, host.name)] for host in region.hosts}
+    for replica_set in topology.sets:
+        for member in replica_set.members:
+            found[member.host].append(render.member(region, replica_set, member))
+    for router in topology.routers:
+        found[router.host].append(render.router(region, topology, router))
+    for node in topology.nodes:
+        found[node.host].append(render.node(region, topology, node))
+    for host in region.hosts:
+        if host.name == topology.carrier:
+            found[host.name].append(render.carrier(region, host.address))
+    return found
+
+
+def files(region: Region) -> dict[str, dict[str, str]]:
+    """Host → path → content."""
+    return {
+        host: {file.path: file.content for bundle in found for file in bundle.files}
+        for host, found in bundles(region).items()
+    }
