@@ -48,10 +48,11 @@ async def plant(settings: Settings, seed: Seed) -> list[str]:
                 made.append(f"key {name}")
         for connector in seed.connectors:
             known = now.connectors.get(connector.name)
-            wanted = (connector.host, connector.port, connector.password)
-            if known is None or (known.host, known.port, known.password) != wanted:
-                account = dict(zip(("host", "port", "password"), wanted, strict=True))
-                await catalog.put(replace(known, **account) if known else connector)
+            wanted = connector
+            if known is not None:
+                wanted = replace(known, host=connector.host, port=connector.port, password=connector.password)
+            if wanted != known:
+                await catalog.put(wanted)
                 made.append(f"connector {connector.name}")
         for route in seed.routes:
             if route.name not in now.routes:
