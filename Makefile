@@ -7,7 +7,7 @@ BENCH := bench/.work/venv
 RUN := $(UV) run --frozen --no-sync
 
 help: ## List the commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 .uv/bin/uv:
 	@command -v uv >/dev/null || (python3 -m venv .uv && .uv/bin/pip install -q uv)
@@ -17,6 +17,9 @@ setup: .uv/bin/uv ## Install the locked environment for running
 
 setup-dev: .uv/bin/uv ## Install the locked environment for development
 	@$(UV) sync --frozen --quiet --all-extras
+
+setup-infra: .uv/bin/uv ## Install what `pulumi up` needs, into .venv
+	@$(UV) sync --frozen --quiet --no-dev --extra infra
 
 up: setup ## Run everything on this machine (ARGS="--port 9000 …")
 	@exec .venv/bin/heliograph up $(ARGS)
@@ -30,6 +33,22 @@ check: setup-dev ## Format, lint, types, import layers, unit tests
 
 test: setup-dev ## Everything that this machine can run, with coverage
 	$(RUN) pytest tests --cov --cov-report=term
+
+images: setup-infra ## Build the control plane's image (BASE=docker.io/library/python@sha256:…)
+	@mkdir -p build/images
+	@.venv/bin/python -m infra.images controlplane $(if $(BASE),--base $(BASE)) --output build/images | tee build/images/controlplane.json
+
+preview: setup-dev ## `pulumi preview` of a sample region, without hosts
+	@$(RUN) python -m tests.lab.project
+
+lab-up: setup-dev ## Two datacenters on this machine, as root (ARGS=fra: only one)
+	@$(RUN) python -m tests.lab up $(ARGS)
+
+lab-down: ## End them
+	@$(RUN) python -m tests.lab down
+
+lab-doctor: setup-dev ## What this machine lacks for the lab
+	@$(RUN) python -m tests.lab.doctor
 
 format: setup-dev ## Format the code
 	$(RUN) ruff format .
@@ -47,4 +66,4 @@ bench: .uv/bin/uv ## Heliograph beside Kannel and Jasmin (ARGS="--rounds 1 …")
 clean: ## Remove what can be made again (never data/)
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
 
-.PHONY: help setup setup-dev up check test format openapi bench clean
+.PHONY: help setup setup-dev setup-infra up check test images preview lab-up lab-down lab-doctor format openapi bench clean

@@ -25,7 +25,7 @@ class Member:
 
     set: str
     id: int
-    """Of the replica set's configuration; never reused for another host."""
+    """Its place in the set; `heliograph cluster` gives a host that is there already the id that the set knows it by."""
     host: str
     address: str
     port: int

@@ -15,8 +15,10 @@ Gaps, against a real mongos:
 - No change streams, `$out`, `$merge`, aggregations on a database, `explain`, `mapReduce`, `renameCollection`, `collMod`, zones, `moveChunk`, `split`, resharding.
 - Reads always go to primaries: read preferences are ignored. Nor are sessions passed on: causal consistency comes from majority reads and writes alone.
 - An abandoned cursor lives on the shards until they time it out (ten minutes); `killCursors` only makes the double forget it.
+- An operation goes on when its client has left. One under way to a member that has fallen silent (cut off, not dead) comes back when the member
+  does, or never: the client's own socket timeout ends it, and the shards' routers need about ten seconds to turn to the new primary.
 - An operation with `maxTimeMS` that expires may say NetworkInterfaceExceededTimeLimit instead of MaxTimeMSExpired.
-- Authorisation is by action and resource of the user's privileges as the config server lists them; finer rules of mongos (own user's data,
+- Authorisation is by action and resource of the user's privileges as the config server lists them; finer rules of mongos (own user's data, what an upsert needs,
   `listDatabases` cut down to what one may see, what `$lookup` may reach) are not there. Changes show within three seconds.
 - Deadlines, pool sizes and counters are not configurable; `serverStatus`, `getParameter` and the like say little. `rotateCertificates` takes new
   certificates for new connections, but trusts former CAs until the next start.

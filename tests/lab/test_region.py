@@ -156,7 +156,7 @@ class TestUp:
         world.note("second up", {"seconds": round(done.seconds)})
 
     async def test_messages_are_delivered_and_spread_over_both_shards(self, world: World, fra: list[Host]) -> None:
-        batch = {"messages": [{"to": f"+99900{n:06d}", "body": f"hello {n}"} for n in range(200)]}
+        batch = {"messages": [{"to": f"+99900{n:03d}1111", "body": f"hello {n}"} for n in range(200)]}
         [(status, answer)] = await world.api("fra", [("POST", "/v1/batches", batch)])
         assert status == 202
         ids = [one["id"] for one in answer["results"]]

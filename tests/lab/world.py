@@ -69,6 +69,7 @@ class World:
         self.lab, self.images, self.folder = lab, images, folder
         self.project = Project(folder / "operator", lab.tools, lab.within)
         self.record: dict[str, Any] = {}
+        self._clients: dict[str, dict[str, Any]] = {}
 
     async def stack(self, name: str, hosts: list[Host], shards: list[str]) -> str:
         """`python -m infra.new` for these hosts, then what the lab needs to be otherwise."""
@@ -96,15 +97,17 @@ class World:
 
     # -- asking
 
+    async def client(self, stack: str) -> dict[str, Any]:
+        """What a client of the region needs: `urls`, `ca` (PEM), `key`."""
+        if stack not in self._clients:
+            outputs = await self.project.outputs(stack)
+            key = await self.project.secret(stack, "adminKey")
+            self._clients[stack] = {"urls": outputs["urls"], "ca": outputs["authority"], "key": key}
+        return self._clients[stack]
+
     async def api(self, stack: str, calls: list[tuple[str, str, Any]]) -> list[tuple[int, Any]]:
         """Calls to the nodes of a region, in turn, with its first key."""
-        outputs = await self.project.outputs(stack)
-        spec = {
-            "urls": outputs["urls"],
-            "ca": outputs["authority"],
-            "key": await self.project.secret(stack, "adminKey"),
-            "calls": calls,
-        }
+        spec = {**await self.client(stack), "calls": calls}
         done = await self.lab.call([sys.executable, "-c", _ASK], stdin=json.dumps(spec), timeout=300)
         assert not done.code, done.stderr[-3000:]
         return [(status, body) for status, body in json.loads(done.stdout)]
@@ -147,16 +150,11 @@ client = MongoClient("mongodb://{host.address}:{port}/", directConnection=True, 
     @asynccontextmanager
     async def load(self, stack: str, name: str, rate: float, seconds: float) -> AsyncIterator[Path]:
         """Clients that send until the block ends; yields the file that they write."""
-        outputs = await self.project.outputs(stack)
+        client = await self.client(stack)
         out, spec, stop = self.folder / f"{name}.jsonl", self.folder / f"{name}.json", self.folder / f"{name}.stop"
         authority = self.folder / f"{name}.pem"
-        authority.write_text(outputs["authority"])
-        values = {
-            "urls": outputs["urls"],
-            "ca": str(authority),
-            "key": await self.project.secret(stack, "adminKey"),
-            "name": name,
-        }
+        authority.write_text(client["ca"])
+        values = client | {"ca": str(authority), "name": name}
         spec.touch(mode=0o600)
         spec.write_text(json.dumps(values | {"rate": rate, "seconds": seconds, "out": str(out), "stop": str(stop)}))
         process = self.lab.exec([sys.executable, "-m", "tests.lab.load", spec], cwd=ROOT)
@@ -191,6 +189,7 @@ client = MongoClient("mongodb://{host.address}:{port}/", directConnection=True, 
     async def up(self, stack: str, **options: Any) -> Done:
         """`pulumi up` that must succeed."""
         done = await self.project.up(stack, **options)
+        self._clients.pop(stack, None)
         assert done.code == 0, done.text[-6000:]
         return done
 

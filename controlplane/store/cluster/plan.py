@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from controlplane.errors import ConfigError
 from controlplane.store.cluster.spec import MAX_VOTERS, Member
 
-__all__ = ["Members", "Step", "differences", "has_majority", "next_step", "plan"]
+__all__ = ["Members", "Step", "differences", "has_majority", "next_step", "plan", "settle_ids"]
 
 Members = tuple[Member, ...]
 _NOBODY: frozenset[int] = frozenset()
@@ -54,6 +54,26 @@ def _with(members: Members, *changed: Member) -> Members:
 
 def _silent(member: Member) -> Member:
     return member.model_copy(update={"votes": 0, "priority": 0.0})
+
+
+def settle_ids(current: Members, declared: Members) -> Members:
+    """The declared members under the ids that the set knows them by.
+
+    A host keeps the id that it has. A new host gets its declared id, unless that is the id of a member that stays: then one that the set has not now.
+    So whoever declares may number the members by position, and take one out of the middle.
+    """
+    known = {member.host: member.id for member in current}
+    taken = {known[member.host] for member in declared if member.host in known}
+    settled = []
+    for member in declared:
+        identity = known.get(member.host)
+        if identity is None:
+            identity = member.id
+            if identity in taken:
+                identity = max(*taken, *known.values(), *(each.id for each in declared)) + 1
+            taken.add(identity)
+        settled.append(member.model_copy(update={"id": identity}))
+    return tuple(settled)
 
 
 def differences(current: Members, desired: Members) -> list[str]:

@@ -14,7 +14,7 @@ from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.store.client import Document
 from controlplane.store.cluster.identity import check_identity, documents, members_of, moved, newest
 from controlplane.store.cluster.members import Access, Connections, Probe, is_transient
-from controlplane.store.cluster.plan import Members, Step, has_majority, next_step, plan
+from controlplane.store.cluster.plan import Members, Step, has_majority, next_step, plan, settle_ids
 from controlplane.store.cluster.report import Deadline, Report
 from controlplane.store.cluster.spec import SetSpec
 from controlplane.store.cluster.view import View
@@ -75,6 +75,7 @@ class _Run:
         """Wait for all members of a new set, for those that are to be added to an old one."""
         while True:
             view = await self.observe()
+            self._desired = settle_ids(view.members, self._spec.members)
             ids = {member.id: member.host for member in view.members}
             silent = [
                 view.probes[member.host]

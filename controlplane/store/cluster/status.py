@@ -14,7 +14,7 @@ from controlplane.store.client import Document
 from controlplane.store.cluster.identity import check_identity, members_of, newest
 from controlplane.store.cluster.layout import State, compare
 from controlplane.store.cluster.members import Access, Connections, Probe
-from controlplane.store.cluster.plan import differences, has_majority
+from controlplane.store.cluster.plan import differences, has_majority, settle_ids
 from controlplane.store.cluster.report import Deadline
 from controlplane.store.cluster.sharding import find_router, read_state
 from controlplane.store.cluster.spec import ClusterSpec, SetSpec, StatusSpec
@@ -54,7 +54,7 @@ async def _describe_set(spec: SetSpec, connections: Connections, problems: list[
         probes |= await connections.probe_all(others)
         known = newest(probe for probe in probes.values() if probe.set_id == known.set_id)
     view = View(probes, known)
-    missing = differences(view.members, spec.members) if view.config is not None else []
+    missing = differences(view.members, settle_ids(view.members, spec.members)) if view.config is not None else []
     primary = view.primary
     members = _members(spec, view)
     _judge_set(spec, view, members, problems)

@@ -570,9 +570,7 @@ class TestProduct:
                 )
                 for n in range(1_000)
             ]
-            started = time.monotonic()
             events = await asyncio.gather(*map(committer.append, drafts))
-            rate = len(events) / (time.monotonic() - started)
             lost = await rival.append(
                 Event(mid=f"{0:026d}", k=0, tenant="t", kind=Kind.CANCELLED, at=1, data={}, prev=None)
             )
@@ -582,7 +580,6 @@ class TestProduct:
         assert all(events)
         assert lost is None
         assert await database.events.count_documents({"n": "node-1"}) == 1_000
-        print(f"{rate:.0f} events/s through the committer")
 
 
 class TestFailover:

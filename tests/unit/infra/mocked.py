@@ -41,6 +41,7 @@ from tests.unit.infra.pki import authority_pair
 __all__ = ["Run", "Seen", "run", "run_region", "sample_secrets"]
 
 COMMAND = "command:remote:Command"
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @cache
@@ -163,7 +164,8 @@ class _Monitor(mocks.MockMonitor):
     @staticmethod
     def _stdout(inputs: dict[str, Any]) -> str:
         if inputs["create"].endswith(" keys"):
-            return json.dumps({role: request_for(role) for role in json.loads(inputs["stdin"])["roles"]})
+            with _ONE_AT_A_TIME:  # the monitor is called on several threads, and each role has one key
+                return json.dumps({role: request_for(role) for role in json.loads(inputs["stdin"])["roles"]})
         return "{}"
 
 

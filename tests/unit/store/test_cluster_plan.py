@@ -12,7 +12,7 @@ from controlplane.errors import ConfigError
 from controlplane.store.cluster.identity import check_identity, documents, members_of, moved
 from controlplane.store.cluster.layout import State, compare, organizations
 from controlplane.store.cluster.members import Probe
-from controlplane.store.cluster.plan import differences, has_majority, next_step, plan
+from controlplane.store.cluster.plan import differences, has_majority, next_step, plan, settle_ids
 from controlplane.store.cluster.spec import ClusterSpec, Member, SetSpec, read
 
 
@@ -286,3 +286,31 @@ class TestLayout:
     def test_organizations(self):
         assert organizations("CN=node,OU=heliograph-client,O=heliograph-fra") == {"heliograph-fra"}
         assert organizations("not a name") == frozenset()
+
+
+class TestIds:
+    """Who numbers members by their position may take one out of the middle: nobody who stays gets another's id."""
+
+    def test_one_leaves_from_the_middle_and_one_comes(self):
+        declared = (member(0, "h0:27018"), member(1, "h2:27018"), member(2, "h3:27018"))
+        assert {each.host: each.id for each in settle_ids(members(0, 1, 2), declared)} == {
+            "h0:27018": 0,
+            "h2:27018": 2,
+            "h3:27018": 3,
+        }
+
+    def test_a_host_takes_the_place_of_one_that_is_gone(self):
+        declared = (member(0), member(1, "new:27018"), member(2))
+        assert [each.id for each in settle_ids(members(0, 1, 2), declared)] == [0, 1, 2]
+
+    def test_before_the_set_is_initiated(self):
+        assert settle_ids((), members(0, 1, 2)) == members(0, 1, 2)
+
+    @given(configurations(), configurations())
+    def test_ids_are_unique_and_hosts_keep_theirs(self, current, declared):
+        settled = settle_ids(current, declared)
+        assert len({each.id for each in settled}) == len(declared)
+        known = {each.host: each.id for each in current}
+        assert all(each.id == known.get(each.host, each.id) for each in settled)
+        assert [each.host for each in settled] == [each.host for each in declared]
+        assert settle_ids(settled, declared) == settled
