@@ -36,6 +36,7 @@ QUADLETS = Path("/etc/containers/systemd")
 GENERATOR = Path("/usr/lib/systemd/system-generators/podman-system-generator")
 IMAGE_FILE = Path("/etc/heliograph/controlplane.image")
 START_SECONDS = 300
+_TRIES = 3
 
 
 class HostError(Exception):
@@ -270,7 +271,11 @@ def image(spec: Mapping[str, Any]) -> dict[str, Any]:
             archive.unlink(missing_ok=True)
         if spec.get("current"):
             write(IMAGE_FILE, reference.encode(), 0o644)
-        write_record(name, {"token": spec["token"], "image": reference, "files": {}, "units": []})
+        images = [*(known for known in read_record(name).get("images", []) if known != reference), reference]
+        for old in images[:-2]:  # the one before stays, for the way back
+            attempt(["podman", "rmi", old])
+        record = {"token": spec["token"], "image": reference, "images": images[-2:], "files": {}, "units": []}
+        write_record(name, record)
     return {"changed": changed}
 
 
@@ -413,7 +418,12 @@ def start(units: Iterable[str], guard: Mapping[str, Any] | None) -> None:
         running = attempt(["systemctl", "is-active", unit]).stdout.strip() == "active"
         if running and guard:
             controlplane(guard["before"])
-        done = attempt(["systemctl", "restart", unit])
+        for _ in range(_TRIES):
+            done = attempt(["systemctl", "restart", unit])
+            result = attempt(["systemctl", "show", "--property=Result", "--value", unit]).stdout.strip()
+            if not done.returncode or result != "resources":  # the system was out of something for a moment
+                break
+            time.sleep(1)
         if done.returncode:
             journal = attempt(["journalctl", "-u", unit, "-n", "25", "--no-pager", "-o", "cat"]).stdout
             raise HostError(f"{unit} does not start: {done.stderr.strip()}\n{journal.strip()[-3000:]}")
@@ -489,8 +499,8 @@ def remove(spec: Mapping[str, Any]) -> dict[str, Any]:
                 continue
         for user in record.get("users", []):
             attempt(["userdel", user])
-        if record.get("image"):
-            attempt(["podman", "rmi", record["image"]])
+        for image_known in record.get("images", []):
+            attempt(["podman", "rmi", image_known])
         (RECORDS / f"{name}.json").unlink(missing_ok=True)
         (RECORDS / f".{name}.lock").unlink(missing_ok=True)
     sweep()

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -218,14 +219,22 @@ class Project:
         try:
             out, _ = await asyncio.wait_for(asyncio.shield(reading), cut_after or 1500)
         except TimeoutError:
-            os.killpg(process.pid, cut)  # the engine, the language host, the program, the provider
+            _kill_session(process.pid, cut)
             out, _ = await reading
             if cut_after is None:
                 raise ProjectError(f"pulumi {verb} did not end:\n{out.decode(errors='replace')[-4000:]}") from None
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill_session(process.pid, signal.SIGKILL)
             raise
         return Done(process.returncode or 0, out.decode(errors="replace"), time.time() - begun, _steps(log, begun))
+
+
+def _kill_session(session: int, how: signal.Signals) -> None:
+    """The engine, the language host, the program and the provider, as when the operator's machine goes out: each has a process group of its own."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (place / "stat").read_text().rpartition(")")[2].split()[3] == str(session):
+                os.kill(int(place.name), how)
 
 
 def _steps(log: Path, begun: float) -> list[tuple[str, str, float]]:

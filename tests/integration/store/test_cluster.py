@@ -355,6 +355,37 @@ class TestOneSet:
         assert sorted(member["_id"] for member in fra.config(3)["members"]) == [0, 3, 4]
 
 
+class TestRestart:
+    """A member is let go only while its set stands without it, and is back before the next one goes."""
+
+    def move(self, fra: Machines, identity: int) -> dict[str, Any]:
+        return {"set": fra.set, "member": fra.host(identity), "members": [fra.host(each) for each in (0, 3, 4)]}
+
+    def test_the_primary_hands_over(self, fra):
+        with fra.client(0, direct=False) as client:
+            client.admin.command("ping")
+            primary = next(each for each in (0, 3, 4) if client.primary == ("127.0.0.1", fra.ports[each]))
+        answer = fra.run("release", self.move(fra, primary))
+        assert kinds(answer.lines) == ["stepped_down", "converged"], answer
+        assert kinds(fra.run("release", self.move(fra, primary)).lines) == ["converged"]
+        fra.stop(primary, how=signal.SIGTERM)
+        others = [each for each in (0, 3, 4) if each != primary]
+        answer = fra.run("release", self.move(fra, others[0]), "--timeout", "3")
+        assert answer.code == 2
+        assert "the others have no majority without it" in answer.err
+        answer = fra.run("rejoined", self.move(fra, primary), "--timeout", "2")
+        assert answer.code == 2
+        fra.start(primary)
+        assert kinds(fra.run("rejoined", self.move(fra, primary)).lines) == ["converged"]
+        assert kinds(fra.run("release", self.move(fra, others[0])).lines)[-1] == "converged"
+
+    def test_a_stranger_is_refused(self, fra):
+        spec = self.move(fra, 3) | {"member": "127.0.0.1:1"}
+        answer = fra.run("release", spec)
+        assert answer.code == 2
+        assert "is not among the members" in answer.err
+
+
 class TestRefusals:
     """What is not ours, or could lose its majority, is refused with a sentence, and nothing is changed."""
 
