@@ -34,6 +34,7 @@ from tests.lab.tools import Tools, prepare
 __all__ = ["Done", "Project", "ProjectError"]
 
 ROOT = Path(__file__).parents[2]
+ENGINE_SECONDS = 1500
 PASSPHRASE = "correct horse battery staple"  # of stacks that live as long as a test
 
 
@@ -156,9 +157,14 @@ class Project:
 
     # -- the engine
 
-    async def up(self, stack: str, *, cut_after: float | None = None, cut: signal.Signals = signal.SIGKILL) -> Done:
-        """`pulumi up`. With `cut_after` the engine and its plugins are killed after so many seconds."""
-        return await self._engine("up", stack, ["--yes", "--skip-preview"], cut_after=cut_after, cut=cut)
+    async def up(self, stack: str, *, cut_after: tuple[int, float] | None = None) -> Done:
+        """`pulumi up`. `cut_after`: the engine and its plugins are killed so many beginnings and ends of commands, and then seconds, after the start."""
+        return await self._engine("up", stack, ["--yes", "--skip-preview"], cut_after)
+
+    def journal(self) -> list[str]:
+        """Beginnings and ends of commands, of all runs: `<urn> start`, `<urn> done`."""
+        path = self.folder / "commands.journal"
+        return path.read_text().splitlines() if path.exists() else []
 
     async def preview(self, stack: str) -> Done:
         return await self._engine("preview", stack, [])
@@ -184,13 +190,7 @@ class Project:
         return code, json.loads(out)
 
     async def _engine(
-        self,
-        verb: str,
-        stack: str,
-        options: Sequence[str],
-        *,
-        cut_after: float | None = None,
-        cut: signal.Signals = signal.SIGKILL,
+        self, verb: str, stack: str, options: Sequence[str], cut_after: tuple[int, float] | None = None
     ) -> Done:
         log = self.folder / f"events-{time.monotonic_ns()}.json"
         argv = [
@@ -216,25 +216,27 @@ class Project:
             start_new_session=True,
         )
         reading = asyncio.ensure_future(process.communicate())
+        before = len(self.journal())
         try:
-            out, _ = await asyncio.wait_for(asyncio.shield(reading), cut_after or 1500)
-        except TimeoutError:
-            _kill_session(process.pid, cut)
+            async with asyncio.timeout(ENGINE_SECONDS):
+                while not reading.done():
+                    await asyncio.wait([reading], timeout=0.1)
+                    if cut_after and len(self.journal()) - before >= cut_after[0]:
+                        await asyncio.sleep(cut_after[1])
+                        break
+        finally:
+            if not reading.done():
+                _kill_session(process.pid)
             out, _ = await reading
-            if cut_after is None:
-                raise ProjectError(f"pulumi {verb} did not end:\n{out.decode(errors='replace')[-4000:]}") from None
-        except BaseException:
-            _kill_session(process.pid, signal.SIGKILL)
-            raise
         return Done(process.returncode or 0, out.decode(errors="replace"), time.time() - begun, _steps(log, begun))
 
 
-def _kill_session(session: int, how: signal.Signals) -> None:
+def _kill_session(session: int) -> None:
     """The engine, the language host, the program and the provider, as when the operator's machine goes out: each has a process group of its own."""
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if (place / "stat").read_text().rpartition(")")[2].split()[3] == str(session):
-                os.kill(int(place.name), how)
+                os.kill(int(place.name), signal.SIGKILL)
 
 
 def _steps(log: Path, begun: float) -> list[tuple[str, str, float]]:

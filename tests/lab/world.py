@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -192,9 +191,6 @@ client = MongoClient("mongodb://{host.address}:{port}/", directConnection=True, 
         self._clients.pop(stack, None)
         assert done.code == 0, done.text[-6000:]
         return done
-
-    def cut_seconds(self, seed: int) -> float:
-        return random.Random(seed).uniform(9, 40)
 
     def note(self, key: str, value: Any) -> None:
         """For the record that the run ends with."""
