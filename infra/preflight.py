@@ -98,6 +98,8 @@ def warnings(region: Region, survey: Survey) -> list[str]:
                 f"{host.name}: its services may use {need:.0f} MiB together and it has {facts.values['memory_mb']}"
             )
         found += [f"{host.name}: {resource}: {what}" for resource, every in facts.drift().items() for what in every]
+        if not facts.values["time_kept"] and not facts.values["container"]:
+            found.append(f"{host.name}: no time service keeps its clock; apt-get install chrony")
         if facts.values["container"]:
             found.append(f"{host.name}: is a container; kernel settings and memory limits are its host's")
     return found

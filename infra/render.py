@@ -147,6 +147,7 @@ def member(region: Region, replica_set: ReplicaSet, one: Member) -> Bundle:
     quadlet = _render(
         "quadlets/heliograph-mongod.container.j2",
         member=one,
+        certificates=region.certificates.not_before,
         image=mongodb.image.reference,
         uid=DATA_UID,
         config=config,
@@ -179,7 +180,11 @@ def router(region: Region, topology: Topology, one: Router) -> Bundle:
     """The mongos of a host."""
     config_db = f"{topology.config_set.name}/" + ",".join(m.endpoint for m in topology.config_set.members)
     quadlet = _render(
-        "quadlets/heliograph-router.container.j2", router=one, image=region.mongodb.image.reference, uid=DATA_UID
+        "quadlets/heliograph-router.container.j2",
+        certificates=region.certificates.not_before,
+        router=one,
+        image=region.mongodb.image.reference,
+        uid=DATA_UID,
     )
     return Bundle(
         "router",
@@ -217,6 +222,7 @@ def node(region: Region, topology: Topology, one: Node) -> Bundle:
     )
     quadlet = _render(
         "quadlets/heliograph-node.container.j2",
+        certificates=region.certificates.not_before,
         node=one,
         image=region.control_plane.image.reference,
         uid=NODE_UID,

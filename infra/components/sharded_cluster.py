@@ -52,19 +52,17 @@ class ShardedCluster(pulumi.ComponentResource):
         super().__init__("heliograph:infra:ShardedCluster", region.name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         sets = [ReplicaSet(one, region, hosts, child) for one in topology.sets]
-        routers = [
-            Quadlet(
-                hosts[router.host],
-                render.router(region, topology, router),
-                pulumi.ResourceOptions(parent=self, depends_on=[*hosts[router.host].ready, sets[0].ready]),
-            )
-            for router in topology.routers
-        ]
+        last: list[pulumi.Resource] = [one.ready for one in sets]
+        for router in (
+            topology.routers
+        ):  # after the members, as MongoDB wants it, and one after another, so that the nodes always have some
+            options = pulumi.ResourceOptions(parent=self, depends_on=[*hosts[router.host].ready, *last])
+            last = [Quadlet(hosts[router.host], render.router(region, topology, router), options)]
         self.ready = host_command(
             f"{region.name}-shards",
             hosts[topology.routers[0].host].reach,
             "run",
             render.cluster_run("shards", render.shard_spec(topology)),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[*routers, *(one.ready for one in sets)]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=last),
         )
         self.register_outputs({})

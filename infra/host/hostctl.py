@@ -164,7 +164,9 @@ def drift(record: Mapping[str, Any]) -> list[str]:
 
 def listeners(ports: set[int]) -> dict[int, str]:
     """Port → the unit or program that listens on it, for those of `ports` that are taken."""
-    found = {}
+    found: dict[int, str] = {}
+    if not shutil.which("ss"):  # iproute2 comes with the host's packages
+        return found
     for line in attempt(["ss", "-Hltnp"]).stdout.splitlines():
         fields = line.split()
         port = int(fields[3].rpartition(":")[2])
@@ -219,6 +221,7 @@ def facts(spec: Mapping[str, Any]) -> dict[str, Any]:
         "container": attempt(["systemd-detect-virt", "--container"]).stdout.strip() not in ("", "none"),
         "root": os.geteuid() == 0,
         "time": time.time(),
+        "time_kept": attempt(["timedatectl", "show", "--property=NTPSynchronized", "--value"]).stdout.strip() == "yes",
         "cpus": os.cpu_count(),
         "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
         "free": {path: free_bytes(path) for path in spec.get("paths", [])},

@@ -399,6 +399,18 @@ class TestDestroy:
         assert message["status"] == "delivered"
 
 
+class TestOneHost:
+    """What `infra.new` writes for a single host stands up as it is, and says that it survives nothing."""
+
+    async def test_a_small_region(self, world: World) -> None:
+        [host] = await world.lab.boot(["iad-4"])
+        await world.stack("solo", [host], None)
+        assert world.project.region("solo")["safety"] == "none"
+        await world.up("solo")
+        assert (await world.project.outputs("solo"))["losses"] == {"iad-4": ["solo-config", "solo-a"]}
+        assert (await world.project.verify("solo"))[0] == 0
+
+
 def test_record(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The figures of this run, for docs/operations.md."""
     path = Path(tmp_path_factory.getbasetemp()) / "lab-record.json"

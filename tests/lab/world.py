@@ -70,17 +70,18 @@ class World:
         self.record: dict[str, Any] = {}
         self._clients: dict[str, dict[str, Any]] = {}
 
-    async def stack(self, name: str, hosts: list[Host], shards: list[str]) -> str:
+    async def stack(self, name: str, hosts: list[Host], shards: list[str] | None) -> str:
         """`python -m infra.new` for these hosts, then what the lab needs to be otherwise."""
 
         def edit(region: dict[str, Any]) -> None:
             region["mongodb"] |= {
                 "version": "6.0",
                 "image": self.image(self.images.mongod),
-                "shards": [{"name": shard} for shard in shards],
                 "oplog_mb": 990,
                 "min_free_gb": 1,
             }
+            if shards:
+                region["mongodb"]["shards"] = [{"name": shard} for shard in shards]
 
         images = {
             "controlplane": (self.images.controlplane.reference, self.images.controlplane.archive),

@@ -22,6 +22,7 @@ BARE: dict[str, Any] = {
     "podman": "",
     "systemd": True,
     "cgroup2": True,
+    "time_kept": True,
     "container": False,
     "root": True,
     "cpus": 4,
