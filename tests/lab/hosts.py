@@ -198,6 +198,8 @@ class Host:
         options = [f"--bind={outside}:{inside}" for inside, outside in binds.items()]
         if lab.images:
             options.append(f"--bind-ro={lab.images}:/srv/images")
+        # The kernel removes the link of a container that was killed in its own time.
+        lines.append(f"nsenter --net=/run/netns/{lab.netns} ip link del vb-{self.name} 2>/dev/null || true")
         lines.append(
             f"exec nsenter --net=/run/netns/{lab.netns} systemd-nspawn --quiet --boot -D {at}/root -M {self.name}"
             f" --register=no --keep-unit --console=pipe --link-journal=no --resolv-conf=off --timezone=off"

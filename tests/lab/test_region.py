@@ -243,8 +243,11 @@ class TestCuts:
         chance = random.Random(7)
         cuts = []
         while len(cuts) < CUTS:
-            done = await world.project.up("iad", cut_after=(chance.randint(3, 8), chance.uniform(0, 0.5)))
-            assert done.code, "it ended before it could be cut"
+            done = await world.project.up("iad", cut_after=(chance.randint(3, 45), chance.uniform(0, 0.5)))
+            if done.code == 0:  # all is there: the further cuts strike while every node is changed
+                level = "debug" if world.project.region("iad")["control_plane"].get("log_level") != "debug" else "info"
+                world.project.edit("iad", lambda region, level=level: region["control_plane"].update(log_level=level))
+                continue
             at = world.project.journal()[-1].rpartition("::")[2]
             cuts.append({"after": round(done.seconds, 1), "steps done": len(done.steps), "last": at})
             await world.project.cancel("iad")

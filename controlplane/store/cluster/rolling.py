@@ -8,6 +8,7 @@ from __future__ import annotations
 from pymongo.errors import PyMongoError
 
 from controlplane.errors import StoreUnavailableError
+from controlplane.store.cluster.identity import members_of, newest
 from controlplane.store.cluster.members import Access, Connections, Probe, is_transient
 from controlplane.store.cluster.report import Deadline, Report
 from controlplane.store.cluster.spec import MoveSpec
@@ -22,12 +23,16 @@ _CATCH_UP_SECONDS = 10
 async def release(spec: MoveSpec, access: Access, report: Report, deadline: Deadline) -> None:
     """Return once the member may be stopped: the others have a majority, and one of them is the primary.
 
-    StoreUnavailableError when that does not come about in time. A set of one, or one that was never initiated, is released at once.
+    StoreUnavailableError when that does not come about in time. A set of one, or a member that was never initiated, is released at once;
+    one that does not answer only when the others stand without it: it may yet be running.
     """
     async with Connections(access) as connections:
         while True:
             probes = await connections.probe_all(spec.members)
-            if probes[spec.member].config is None or len(spec.members) == 1:
+            voters = _voters(spec, probes)
+            probes |= await connections.probe_all(voters - probes.keys())  # those who are to leave the set count too
+            itself = probes[spec.member]
+            if len(voters) == 1 or (itself.hello is not None and itself.config is None):
                 return
             waiting = _obstacle(spec, probes)
             if not waiting:
@@ -66,10 +71,19 @@ def _state(probes: dict[str, Probe], host: str) -> int:
     return _own_state(probes[host]) if probes[host].status else -1
 
 
+def _voters(spec: MoveSpec, probes: dict[str, Probe]) -> set[str]:
+    """Who votes, by the newest configuration that a member tells; the declared members before there is one."""
+    known = newest(probes.values())
+    if known is None or known.config is None:
+        return set(spec.members)
+    return {member.host for member in members_of(known.config) if member.votes}
+
+
 def _others(spec: MoveSpec, probes: dict[str, Probe]) -> bool:
-    """Have the others a majority of all, by their own word?"""
-    healthy = sum(_state(probes, host) in (_PRIMARY, _SECONDARY) for host in spec.members if host != spec.member)
-    return healthy >= len(spec.members) // 2 + 1
+    """Have the others a majority of the voters, by their own word?"""
+    voters = _voters(spec, probes)
+    healthy = sum(_state(probes, host) in (_PRIMARY, _SECONDARY) for host in voters - {spec.member})
+    return healthy >= len(voters) // 2 + 1
 
 
 def _obstacle(spec: MoveSpec, probes: dict[str, Probe]) -> str:
@@ -79,7 +93,7 @@ def _obstacle(spec: MoveSpec, probes: dict[str, Probe]) -> str:
             f"{host} {probes[host].why or _state(probes, host)}" for host in spec.members if host != spec.member
         )
         return f"the others have no majority without it ({states})"
-    if not any(_state(probes, host) == _PRIMARY for host in spec.members if host != spec.member):
+    if not any(_state(probes, host) == _PRIMARY for host in probes if host != spec.member):
         return "none of the others is the primary"
     return ""
 
