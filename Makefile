@@ -34,9 +34,12 @@ check: setup-dev ## Format, lint, types, import layers, unit tests
 test: setup-dev ## Everything that this machine can run, with coverage
 	$(RUN) pytest tests --cov --cov-report=term
 
-images: setup-infra ## Build the control plane's image (BASE=docker.io/library/python@sha256:…)
+BASE ?= docker.io/library/python:3.13-slim-trixie
+images: setup-infra ## Build the control plane's image on a Debian with Python (BASE=name@sha256:…)
+	@podman image exists $(BASE) || podman pull --quiet $(BASE)
 	@mkdir -p build/images
-	@.venv/bin/python -m infra.images controlplane $(if $(BASE),--base $(BASE)) --output build/images | tee build/images/controlplane.json
+	@.venv/bin/python -m infra.images controlplane --base $(BASE) --output build/images > build/images/new.json
+	@mv build/images/new.json build/images/controlplane.json && cat build/images/controlplane.json
 
 preview: setup-dev ## `pulumi preview` of a sample region, without hosts
 	@$(RUN) python -m tests.lab.project

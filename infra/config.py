@@ -93,6 +93,10 @@ class Host(_Model):
             raise ValueError(
                 "is not a public SSH key; on the host's own console run: cat /etc/ssh/ssh_host_ed25519_key.pub"
             )
+        if algorithm == "ssh-rsa":
+            raise ValueError(
+                "is an RSA key, of which sshd no longer proves the old kind that the plugin asks for; give the ed25519 key"
+            )
         return f"{algorithm} {body}"
 
 
@@ -121,13 +125,6 @@ class Image(_Model):
             )
         return value
 
-    @field_validator("archive")
-    @classmethod
-    def _is_there(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
-            raise ValueError(f"{value} is not a file on this machine; build it with `make images`, or remove the field")
-        return value
-
 
 class Shard(_Model):
     """One shard, with its members' hosts."""
@@ -135,6 +132,8 @@ class Shard(_Model):
     name: Name
     hosts: tuple[Name, ...] = ()
     """One member on each; empty = all hosts of the region, when there are as many as `members`."""
+    port: Port | None = None
+    """Of its members; empty = `shard_port` and its place in the list. It never changes: a member is known by address and port."""
 
 
 class MongoDB(_Model):
@@ -177,7 +176,7 @@ class ControlPlane(_Model):
     """On each host; one a core is a good start (docs/operations.md, Sizing)."""
     port: Port = 8443
     """Of the first node of a host; the next ones follow."""
-    allow: tuple[str, ...] = ("0.0.0.0/0",)
+    allow: Annotated[tuple[str, ...], Field(min_length=1)] = ("0.0.0.0/0",)
     """Networks that may reach the API."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
 

@@ -82,7 +82,11 @@ def _new_admin_key() -> str:
 def _images(options: argparse.Namespace) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {"mongod": {"reference": options.mongod or _EXAMPLE}}
     if options.controlplane and options.controlplane.endswith(".json"):
-        made = json.loads(Path(options.controlplane).read_text(encoding="utf-8"))
+        made = json.loads(Path(options.controlplane).read_text(encoding="utf-8") or "{}")
+        if "reference" not in made:
+            raise ConfigError(
+                f"{options.controlplane} names no image; run `make images` again and look at what it says"
+            )
         found["controlplane"] = {"reference": made["reference"], "archive": made["archive"]}
     else:
         found["controlplane"] = {"reference": options.controlplane or _EXAMPLE}
@@ -106,8 +110,18 @@ def _write_region(stack: str, value: dict[str, Any]) -> None:
     """As YAML that people edit, beside the secrets that Pulumi wrote."""
     path = Path(__file__).parent / "stacks" / f"Pulumi.{stack}.yaml"
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    document["config"] = {"heliograph:region": value} | document["config"]
+    document["config"] = {"heliograph:region": value, **document["config"]}
     path.write_text(yaml.safe_dump(document, sort_keys=False, width=140), encoding="utf-8")
+
+
+def _refuse_existing(stack: str) -> None:
+    """New secrets over old ones would lock a region out of its own data."""
+    path = Path(__file__).parent / "stacks" / f"Pulumi.{stack}.yaml"
+    known = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("config", {}) if path.exists() else {}
+    if any(name.startswith("heliograph:") for name in known):
+        raise ConfigError(
+            f"stack {stack} is configured already; edit {path} to change its region. Nothing was changed."
+        )
 
 
 def _addresses(texts: list[str]) -> dict[str, str]:
@@ -129,6 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
         topology = plan(parse_region(value))
         certificate, key = new_authority(options.stack, today)
         _pulumi("stack", "select", "--create", options.stack)
+        _refuse_existing(options.stack)
         _pulumi("config", "set", "--stack", options.stack, "authorityCertificate", stdin=certificate)
         for name, text in {
             "sshKey": options.ssh_key.read_text(encoding="utf-8"),
@@ -138,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
         }.items():
             _pulumi("config", "set", "--stack", options.stack, "--secret", name, stdin=text)
         _write_region(options.stack, value)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, OSError, ValueError) as error:
         raise SystemExit(f"Error: {error}") from None
     sys.stdout.write(
         f"Stack {options.stack}: {len(topology.hosts)} hosts, {len(topology.shards)} shard, in infra/stacks/Pulumi.{options.stack}.yaml\n"

@@ -133,7 +133,7 @@ def plan(region: Region) -> Topology:
     problems: list[str] = []
     sets: list[ReplicaSet] = []
     wanted = [(CONFIG, "configsvr", mongodb.config_hosts, mongodb.config_port, 0)]
-    wanted += [(s.name, "shardsvr", s.hosts, mongodb.shard_port + i, i) for i, s in enumerate(mongodb.shards)]
+    wanted += [(s.name, "shardsvr", s.hosts, s.port or mongodb.shard_port + i, i) for i, s in enumerate(mongodb.shards)]
     for name, role, chosen, port, number in wanted:
         hosts = _hosts_of(name, chosen, region, problems)
         members = [by_name[host] for host in hosts]

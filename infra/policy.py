@@ -121,6 +121,10 @@ def quiet_stdout(resources: Sequence[Resource]) -> list[str]:
     ]
 
 
+_DISPOSABLE = {"/var/lib/heliograph/node", "/var/lib/heliograph/carrier"}
+"""Locks, and what the simulator remembers."""
+
+
 def data_kept(resources: Sequence[Resource]) -> list[str]:
     """No command deletes anything but our own tool, and no specification asks for it. Not for a region with `purge: true`."""
     found = []
@@ -129,7 +133,7 @@ def data_kept(resources: Sequence[Resource]) -> list[str]:
             text = str(one.inputs.get(field) or "")
             if _DELETES.search(text) and not re.fullmatch(rf"(sudo -n )?rm -rf {_TOOL}", text):
                 found.append(f"{one.name}: {field} deletes: {text}")
-        if purged := one.document().get("purge"):
+        if purged := [path for path in one.document().get("purge", []) if path not in _DISPOSABLE]:
             found.append(f"{one.name}: purges {', '.join(purged)}")
     return found
 

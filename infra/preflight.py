@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, time
 from typing import Any
 
 from infra.config import Host, Region
 from infra.plan import Topology
 from infra.survey import Facts, Survey
 
-__all__ = ["problems", "warnings"]
+__all__ = ["drift", "problems", "warnings"]
 
 _CLOCK_SECONDS = 2.0
 _IMAGE_BYTES = 3 * 2**30
 _PODMAN = (5, 4)
 _DEBIAN = 13
+_DAY = 86_400
+_RENEW_DAYS = 30
 
 
-def problems(region: Region, topology: Topology, survey: Survey) -> list[str]:
-    """One line for each thing that must be mended first, in the order of the hosts."""
+def problems(region: Region, topology: Topology, survey: Survey, authority: str = "") -> list[str]:
+    """One line for each thing that must be mended first, in the order of the hosts. `authority` is the PEM that is configured."""
     found = list(survey.problems)
+    found += _certificates(region, survey)
     for host in region.hosts:
         if facts := survey.facts.get(host.name):
-            found += [f"{host.name}: {problem}" for problem in _of_host(region, topology, host, facts)]
+            found += [f"{host.name}: {problem}" for problem in _of_host(region, topology, host, facts, authority)]
     return found
 
 
-def _of_host(region: Region, topology: Topology, host: Host, facts: Facts) -> Iterator[str]:
+def _lifetime(region: Region) -> tuple[float, float]:
+    """Beginning and end of the region's certificates, seconds since the epoch."""
+    begin = datetime.combine(region.certificates.not_before, time(), UTC).timestamp()
+    return begin, begin + region.certificates.days * _DAY
+
+
+def _certificates(region: Region, survey: Survey) -> Iterator[str]:
+    """mongod does not start with a certificate that is over or has not begun."""
+    clocks = [facts.values["time"] for facts in survey.facts.values()]
+    begin, end = _lifetime(region)
+    if clocks and begin > min(clocks):
+        yield f"certificates.not_before: {region.certificates.not_before} is in the future; set today"
+    if clocks and end < max(clocks):
+        yield f"the certificates of {region.certificates.not_before} are over; set certificates.not_before to today"
+
+
+def _of_host(region: Region, topology: Topology, host: Host, facts: Facts, authority: str) -> Iterator[str]:
     values = facts.values
     system = values["os"]
     if system["id"] != "debian" or int((system["version"] or "0").split(".")[0]) < _DEBIAN:
@@ -45,6 +66,21 @@ def _of_host(region: Region, topology: Topology, host: Host, facts: Facts) -> It
     yield from _disk(region, values)
     yield from _ports(topology, host, values)
     yield from _data(topology, host, values)
+    yield from _standing(topology, values, authority)
+
+
+def _standing(topology: Topology, values: Mapping[str, Any], authority: str) -> Iterator[str]:
+    """What stands there and must not be changed by an `up`."""
+    planned = {f"mongod-{one.name}" for one in topology.sets}
+    ours = f"mongod-{topology.region}-"
+    for name in values["installed"]:
+        if name.startswith(ours) and name not in planned:
+            yield (
+                f"carries a member of {name.removeprefix('mongod-')}, which is no longer in the configuration; a shard that goes must be emptied first, "
+                "and `up` does not do that: put it back"
+            )
+    if authority and values["authority"] not in ("", hashlib.sha256(authority.encode()).hexdigest()):
+        yield "trusts another certificate authority than the configured one; replacing it at once would part the members: put the old one back"
 
 
 def _disk(region: Region, values: Mapping[str, Any]) -> Iterator[str]:
@@ -77,8 +113,19 @@ def _data(topology: Topology, host: Host, values: Mapping[str, Any]) -> Iterator
             elif marker != {"set": member.set, "member": member.endpoint}:
                 yield (
                     f"the data directory of {member.set} belongs to {marker.get('member')} of {marker.get('set')}, not to {member.endpoint}; "
-                    "a member cannot change its address: move the directory away and let it sync anew"
+                    "a member never changes its address or port: put back what changed (a shard's `port`, its place in the list, *_port, the address). "
+                    "Only if this one host was replaced and the set's other members are well, move the directory away: it syncs anew"
                 )
+
+
+def drift(survey: Survey) -> list[str]:
+    """What was changed by hand on the hosts, or does not run."""
+    return [
+        f"{host}: {resource}: {what}"
+        for host, facts in survey.facts.items()
+        for resource, every in facts.drift().items()
+        for what in every
+    ]
 
 
 def warnings(region: Region, survey: Survey) -> list[str]:
@@ -97,9 +144,13 @@ def warnings(region: Region, survey: Survey) -> list[str]:
             found.append(
                 f"{host.name}: its services may use {need:.0f} MiB together and it has {facts.values['memory_mb']}"
             )
-        found += [f"{host.name}: {resource}: {what}" for resource, every in facts.drift().items() for what in every]
         if not facts.values["time_kept"] and not facts.values["container"]:
             found.append(f"{host.name}: no time service keeps its clock; apt-get install chrony")
+        left = (_lifetime(region)[1] - facts.values["time"]) / _DAY
+        if left < _RENEW_DAYS:
+            found.append(
+                f"{host.name}: its certificates end in {left:.0f} days; set certificates.not_before to today and run `pulumi up`"
+            )
         if facts.values["container"]:
             found.append(f"{host.name}: is a container; kernel settings and memory limits are its host's")
     return found

@@ -33,13 +33,18 @@ def build(region_value: Any, secret_values: dict[str, str | None]) -> Region:
     ssh_key = secrets.ssh_key.get_secret_value()
     for bundle in render.everything(region, topology).values():
         quadlets.require_clean({file.path: file.content for file in bundle.files})
+    for name, image in (("mongodb", region.mongodb.image), ("control_plane", region.control_plane.image)):
+        if image.archive and not image.archive.is_file():
+            raise ConfigError(
+                f"{name}.image.archive: {image.archive} is not a file on this machine; build it with `make images`, or remove the field"
+            )
     shell = Shell.of(region.ssh, ssh_key)
     now = time.time()
     with ThreadPoolExecutor(1) as thread:  # Pulumi's own loop runs in this one
         found = thread.submit(asyncio.run, survey(region, topology, shell, f"{now:.0f}", now)).result()
-    if problems := preflight.problems(region, topology, found):
+    if problems := preflight.problems(region, topology, found, authority.certificate):
         raise ConfigError("\n".join(problems))
-    for warning in preflight.warnings(region, found):
+    for warning in (*preflight.drift(found), *preflight.warnings(region, found)):
         pulumi.log.warn(warning)
     hidden = SecretInputs(
         pulumi.Output.secret(secrets.secret_key.get_secret_value()),

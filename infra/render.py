@@ -100,7 +100,6 @@ def host(region: Region, topology: Topology, name: str) -> Bundle:
     api = sorted(n.port for n in topology.nodes if n.host == name)
     kernel = {
         "vm.max_map_count": 262144,
-        "fs.file-max": 262144,
         "net.ipv4.tcp_keepalive_time": 120,
         "vm.swappiness": 1,
         "net.core.somaxconn": 4096,
@@ -132,6 +131,8 @@ def host(region: Region, topology: Topology, name: str) -> Bundle:
             "kernel": kernel,
             "reload": ["systemd-journald.service"],
             "enable": ["heliograph-firewall.service", "heliograph-hugepages.service"],
+            "reloadable": ["heliograph-firewall.service"],
+            "probes": [["nft", "list", "table", "inet", "heliograph"]],
         },
     )
 
@@ -147,7 +148,7 @@ def member(region: Region, replica_set: ReplicaSet, one: Member) -> Bundle:
     quadlet = _render(
         "quadlets/heliograph-mongod.container.j2",
         member=one,
-        certificates=region.certificates.not_before,
+        certificates=generation(region),
         image=mongodb.image.reference,
         uid=DATA_UID,
         config=config,
@@ -181,7 +182,7 @@ def router(region: Region, topology: Topology, one: Router) -> Bundle:
     config_db = f"{topology.config_set.name}/" + ",".join(m.endpoint for m in topology.config_set.members)
     quadlet = _render(
         "quadlets/heliograph-router.container.j2",
-        certificates=region.certificates.not_before,
+        certificates=generation(region),
         router=one,
         image=region.mongodb.image.reference,
         uid=DATA_UID,
@@ -194,6 +195,11 @@ def router(region: Region, topology: Topology, one: Router) -> Bundle:
         ),
         units=("heliograph-router.service",),
     )
+
+
+def generation(region: Region) -> str:
+    """Changes when the certificates do: services read them at their start."""
+    return f"{region.certificates.not_before}-{region.certificates.days}"
 
 
 def mongodb_uri(topology: Topology, host_name: str) -> str:
@@ -211,6 +217,13 @@ def mongodb_uri(topology: Topology, host_name: str) -> str:
     )
 
 
+def node_base() -> Bundle:
+    """What the nodes of a host share, besides their secret key: it outlives each of them."""
+    state = "/var/lib/heliograph/node"  # locks only
+    directories = ({"path": "/etc/heliograph/node"}, {"path": state, "mode": "700", "owner": NODE_USER})
+    return Bundle("secret-key", directories=directories, extra={"purge": [state]})
+
+
 def node(region: Region, topology: Topology, one: Node) -> Bundle:
     """One node."""
     env = _render(
@@ -222,7 +235,7 @@ def node(region: Region, topology: Topology, one: Node) -> Bundle:
     )
     quadlet = _render(
         "quadlets/heliograph-node.container.j2",
-        certificates=region.certificates.not_before,
+        certificates=generation(region),
         node=one,
         image=region.control_plane.image.reference,
         uid=NODE_UID,
@@ -235,7 +248,6 @@ def node(region: Region, topology: Topology, one: Node) -> Bundle:
             File(f"{QUADLETS}/heliograph-node-{one.number}.container", quadlet),
         ),
         units=(f"heliograph-node-{one.number}.service",),
-        directories=({"path": "/var/lib/heliograph/node", "mode": "700", "owner": NODE_USER},),
     )
 
 
@@ -253,6 +265,7 @@ def carrier(region: Region, address: str) -> Bundle:
         files=(File(f"{QUADLETS}/heliograph-carrier.container", quadlet),),
         units=("heliograph-carrier.service",),
         directories=({"path": "/var/lib/heliograph/carrier", "mode": "700", "owner": NODE_USER},),
+        extra={"purge": ["/var/lib/heliograph/carrier"]},
     )
 
 
@@ -262,6 +275,7 @@ def everything(region: Region, topology: Topology) -> dict[tuple[str, str], Bund
     for replica_set in topology.sets:
         found |= {(m.host, f"mongod-{m.set}"): member(region, replica_set, m) for m in replica_set.members}
     found |= {(r.host, "router"): router(region, topology, r) for r in topology.routers}
+    found |= {(n.host, "secret-key"): node_base() for n in topology.nodes}
     found |= {(n.host, f"node-{n.number}"): node(region, topology, n) for n in topology.nodes}
     found |= {(h.name, "carrier"): carrier(region, h.address) for h in region.hosts if h.name == topology.carrier}
     return found

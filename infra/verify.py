@@ -16,15 +16,14 @@ import time
 from typing import Any
 
 from infra import preflight, render
-from infra.config import ConfigError, Region, parse_region, parse_secrets
+from infra.certificates import Authority
+from infra.config import ConfigError, Region, Secrets, parse_region, parse_secrets
 from infra.plan import Topology, plan
 from infra.program import SECRETS
 from infra.ssh import Shell
 from infra.survey import survey
 
 __all__ = ["examine", "main"]
-
-_SECONDS = 300
 
 
 def stack_configuration(stack: str) -> tuple[Any, dict[str, str | None]]:
@@ -42,26 +41,38 @@ def stack_configuration(stack: str) -> tuple[Any, dict[str, str | None]]:
     return region.get("objectValue") or json.loads(region.get("value", "null")), secrets
 
 
-async def examine(region: Region, topology: Topology, shell: Shell, admin_key: str, now: float) -> dict[str, Any]:
-    """`problems` (sentences; empty = all is well), `cluster` and `messages` as the region itself reports them."""
+async def examine(region: Region, topology: Topology, shell: Shell, secrets: Secrets, now: float) -> dict[str, Any]:
+    """`problems` (sentences; empty = all is well), `warnings`, `cluster` and `messages` as the region itself reports them."""
     seen = await survey(region, topology, shell, "", now)
-    problems = preflight.problems(region, topology, seen)
-    for host, facts in seen.facts.items():
-        problems += [f"{host}: {resource}: {what}" for resource, every in facts.drift().items() for what in every]
-    report: dict[str, Any] = {"problems": problems, "cluster": None, "messages": []}
+    problems = preflight.problems(
+        region,
+        topology,
+        seen,
+        Authority(secrets.authority_certificate, secrets.authority_key.get_secret_value()).certificate,
+    )
+    problems += preflight.drift(seen)
+    report: dict[str, Any] = {
+        "problems": problems,
+        "warnings": preflight.warnings(region, seen),
+        "cluster": None,
+        "messages": [],
+    }
     first = next((host for host in region.hosts if host.name in seen.facts), None)
     if first is None:
         return report
     sets = [render.set_spec(one) for one in topology.sets]
     spec = render.cluster_run("status", {"sets": sets, "cluster": render.shard_spec(topology)})
-    code, stdout, stderr = await shell.hostctl(first, "run", spec | {"accept": [3]}, seconds=_SECONDS)
+    code, stdout, stderr = await shell.hostctl(first, "run", spec | {"accept": [3]}, seconds=300)
     if code:
         problems.append(f"the cluster's state cannot be read: {stderr.strip()}")
     else:
         report["cluster"] = json.loads(stdout)
         problems += report["cluster"]["problems"]
     code, stdout, stderr = await shell.hostctl(
-        first, "run", render.verify_run(region, topology, admin_key) | {"accept": [3]}, seconds=_SECONDS
+        first,
+        "run",
+        render.verify_run(region, topology, secrets.admin_key.get_secret_value()) | {"accept": [3]},
+        seconds=region.verify.wait_seconds + 120,
     )
     report["messages"] = [json.loads(line) for line in stdout.splitlines()] if not code else []
     if code:
@@ -86,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
         value, secret_values = stack_configuration(options.stack)
         region, secrets = parse_region(value), parse_secrets(secret_values)
         shell = Shell.of(region.ssh, secrets.ssh_key.get_secret_value())
-        report = asyncio.run(examine(region, plan(region), shell, secrets.admin_key.get_secret_value(), time.time()))
+        report = asyncio.run(examine(region, plan(region), shell, secrets, time.time()))
     except ConfigError as error:
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(2) from None

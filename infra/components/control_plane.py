@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 
 import pulumi
@@ -41,7 +43,7 @@ class ControlPlane(pulumi.ComponentResource):
         keyed = {
             name: Quadlet(
                 host,
-                render.Bundle("secret-key", directories=({"path": "/etc/heliograph/node"},)),
+                render.node_base(),
                 pulumi.ResourceOptions(parent=self, depends_on=host.ready),
                 secrets=[(secret, secrets.secret_key)],
             )
@@ -77,8 +79,13 @@ class ControlPlane(pulumi.ComponentResource):
     def _verify(
         self, topology: Topology, region: Region, host: Host, secrets: SecretInputs, after: list[pulumi.Resource]
     ) -> None:
-        """Runs again whenever something changed that a message goes through."""
-        because = [region.mongodb.image.reference, region.control_plane.image.reference, len(topology.shards)]
+        """Runs again whenever anything changed that a message goes through, or was mended."""
+        survey = host.survey
+        everything = [
+            (place, survey.token(*place), bundle.as_spec())
+            for place, bundle in render.everything(region, topology).items()
+        ]
+        because = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
         host_command(
             f"{region.name}-verify",
             host.reach,

@@ -17,7 +17,7 @@ from infra.config import Host as HostConfig
 from infra.config import Image, Region
 from infra.plan import Topology
 from infra.ssh import HOSTCTL, sudo
-from infra.survey import Survey, hostctl_source
+from infra.survey import Survey
 
 __all__ = ["Host"]
 
@@ -73,7 +73,7 @@ class Host(pulumi.ComponentResource):
             create=place,
             update=place,
             delete=f"{self.reach.sudo}rm -rf /usr/local/lib/heliograph",
-            stdin=hostctl_source(),
+            stdin=self.survey.tool(self.config.name),
             add_previous_output_in_env=False,
             logging=remote.Logging.STDERR,
             opts=pulumi.ResourceOptions(parent=self),
@@ -107,13 +107,9 @@ class Host(pulumi.ComponentResource):
     def _certificates(self, region: Region, authority: Authority, after: pulumi.Resource) -> pulumi.Resource:
         subjects = _subjects(region, self.config)
         generation = region.certificates.not_before.isoformat()
-        asked = host_command(
-            f"{self.config.name}-keys",
-            self.reach,
-            "keys",
-            {"roles": sorted(subjects), "generation": generation},
-            opts=self.child(after),
-        )
+        spec = {"name": "keys", "roles": sorted(subjects), "generation": generation}
+        spec["token"] = self.survey.token(self.config.name, "keys")
+        asked = host_command(f"{self.config.name}-keys", self.reach, "keys", spec, undo=True, opts=self.child(after))
 
         def bundle(stdout: str) -> dict[str, Any]:
             requests: Mapping[str, str] = json.loads(stdout)

@@ -30,12 +30,12 @@ from typing import Any
 
 STATE = Path("/var/lib/heliograph")
 RECORDS = STATE / "installed"
-BACKUPS = STATE / "replaced"
 KEYS = Path("/etc/heliograph/keys")
 QUADLETS = Path("/etc/containers/systemd")
 GENERATOR = Path("/usr/lib/systemd/system-generators/podman-system-generator")
 IMAGE_FILE = Path("/etc/heliograph/controlplane.image")
 START_SECONDS = 300
+AT_LEAST = {"vm.max_map_count", "net.core.somaxconn"}
 _TRIES = 3
 
 
@@ -157,6 +157,7 @@ def drift(record: Mapping[str, Any]) -> list[str]:
             found.append(f"{unit} is {state or 'unknown'}")
     if record.get("image") and attempt(["podman", "image", "exists", record["image"]]).returncode:
         found.append(f"the image {record['image']} is gone")
+    found += [f"`{' '.join(probe)}` fails" for probe in record.get("probes", []) if attempt(probe).returncode]
     if record.get("pending"):
         found.append("an earlier run was cut while it installed this")
     return found
@@ -190,6 +191,15 @@ def free_bytes(path: str) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def tool() -> dict[str, str]:
+    """Hash and last line of this program as it is installed; empty when it is not."""
+    try:
+        text = Path("/usr/local/lib/heliograph/hostctl").read_bytes()
+    except OSError:
+        return {"sha256": "", "last": ""}
+    return {"sha256": hashlib.sha256(text).hexdigest(), "last": text.decode(errors="replace").splitlines()[-1]}
 
 
 def facts(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,6 +238,8 @@ def facts(spec: Mapping[str, Any]) -> dict[str, Any]:
         "ports": {str(port): who for port, who in listeners(set(spec.get("ports", []))).items()},
         "data": data,
         "certificates": certificates,
+        "authority": fingerprint(Path("/etc/heliograph/tls/ca.pem")).partition(" ")[0],
+        "tool": tool(),
         "installed": {name: {"token": r.get("token", ""), "drift": drift(r)} for name, r in records.items()},
     }
 
@@ -236,8 +248,9 @@ def facts(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def keys(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Role → certificate request. Private keys are made here, once for each generation, and never leave the host."""
+    """Role → certificate request. Private keys are made here, once for each generation, and never leave the host; those of others go."""
     requests = {}
+    files = {}
     with lock("keys"):
         KEYS.mkdir(parents=True, exist_ok=True)
         KEYS.chmod(0o700)
@@ -247,6 +260,11 @@ def keys(spec: Mapping[str, Any]) -> dict[str, str]:
                 text = run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"])
                 write(path, text.encode(), 0o600)
             requests[role] = run(["openssl", "req", "-new", "-key", str(path), "-subj", f"/CN={role}"])
+            files[str(path)] = fingerprint(path)
+        for path in KEYS.glob("*.key"):
+            if str(path) not in files:
+                path.unlink()
+        write_record("keys", {"token": spec["token"], "files": files, "units": []})
     return requests
 
 
@@ -272,12 +290,14 @@ def image(spec: Mapping[str, Any]) -> dict[str, Any]:
                 )
         if archive:
             archive.unlink(missing_ok=True)
+        files: dict[str, str] = {}
         if spec.get("current"):
             write(IMAGE_FILE, reference.encode(), 0o644)
+            files[str(IMAGE_FILE)] = fingerprint(IMAGE_FILE)
         images = [*(known for known in read_record(name).get("images", []) if known != reference), reference]
         for old in images[:-2]:  # the one before stays, for the way back
             attempt(["podman", "rmi", old])
-        record = {"token": spec["token"], "image": reference, "images": images[-2:], "files": {}, "units": []}
+        record = {"token": spec["token"], "image": reference, "images": images[-2:], "files": files, "units": []}
         write_record(name, record)
     return {"changed": changed}
 
@@ -294,8 +314,10 @@ def absent_users(users: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def make_users(users: Iterable[Mapping[str, Any]]) -> None:
     """System users without login, for the containers' processes and their files."""
     for user in absent_users(users):
-        options = ["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin"]
-        run(["useradd", "--uid", str(user["uid"]), *options, user["name"]])
+        number = str(user["uid"])
+        attempt(["groupadd", "--system", "--gid", number, user["name"]])  # a cut run may have made it already
+        options = ["--system", "--no-create-home", "--shell", "/usr/sbin/nologin"]
+        run(["useradd", "--uid", number, "--gid", number, *options, user["name"]])
 
 
 def absent_folders(spec: Mapping[str, Any]) -> list[str]:
@@ -309,9 +331,10 @@ def add_packages(packages: Iterable[str]) -> list[str]:
     """Install what is missing."""
     missing = [p for p in packages if "ok installed" not in attempt(["dpkg-query", "-W", "-f", "${Status}", p]).stdout]
     if missing:
-        environment = ["env", "DEBIAN_FRONTEND=noninteractive"]
-        run([*environment, "apt-get", "update", "-qq"], timeout=600)
-        run([*environment, "apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], timeout=1800)
+        # A fresh host is often busy with its own first upgrade.
+        apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"]
+        run([*apt, "update", "-qq"], timeout=600)
+        run([*apt, "install", "-y", "-qq", "--no-install-recommends", *missing], timeout=1800)
     return missing
 
 
@@ -324,7 +347,7 @@ def set_kernel(settings: Mapping[str, int], name: str, record: dict[str, Any]) -
         remembered = setting in former
         try:
             now = path.read_text(encoding="ascii").split()
-            if now == str(value).split():
+            if now == str(value).split() or (setting in AT_LEAST and int(now[0]) >= value):
                 continue
             if not remembered:
                 former[setting] = " ".join(now)
@@ -415,14 +438,16 @@ def put_back(path: str, record: dict[str, Any]) -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def start(units: Iterable[str], guard: Mapping[str, Any] | None) -> None:
-    """(Re)start units and wait until they say that they are ready; on failure, with the end of their journal."""
+def start(units: Iterable[str], spec: Mapping[str, Any], how: str) -> None:
+    """`start` or `restart` units and wait until they say that they are ready; on failure, with the end of their journal."""
+    guard = spec.get("guard") if how == "restart" else None
     for unit in units:
+        verb = "reload-or-restart" if how == "restart" and unit in spec.get("reloadable", []) else how
         running = attempt(["systemctl", "is-active", unit]).stdout.strip() == "active"
         if running and guard:
             controlplane(guard["before"])
         for _ in range(_TRIES):
-            done = attempt(["systemctl", "restart", unit])
+            done = attempt(["systemctl", verb, unit])
             result = attempt(["systemctl", "show", "--property=Result", "--value", unit]).stdout.strip()
             if not done.returncode or result != "resources":  # the system was out of something for a moment
                 break
@@ -458,6 +483,7 @@ def install(spec: Mapping[str, Any]) -> dict[str, Any]:
         interrupted = record.pop("pending", False)
         record["units"] = spec.get("units", [])
         record["purge"] = spec.get("purge", [])
+        record["probes"] = spec.get("probes", [])
         write_record(name, record | {"pending": True})
         cannot = set_kernel(spec.get("kernel", {}), name, record)
         if changed or interrupted:
@@ -469,7 +495,10 @@ def install(spec: Mapping[str, Any]) -> dict[str, Any]:
             run(["systemctl", "try-reload-or-restart", unit])
         record["reload"] = spec.get("reload", [])
         stopped = [u for u in record["units"] if attempt(["systemctl", "is-active", u]).stdout.strip() != "active"]
-        start(record["units"] if changed or interrupted else stopped, spec.get("guard"))
+        if changed or interrupted:
+            start(record["units"], spec, "restart")
+        else:
+            start(stopped, spec, "start")
         write_record(name, record | {"token": spec["token"]})
     return {"changed": changed, "packages": installed, "kernel_cannot": cannot}
 

@@ -229,7 +229,7 @@ class TestDrift:
         assert code == 3
         assert report["problems"] == [f"fra-2: node-1: {unit} was changed"]
         done = await world.up("fra")
-        assert done.changed == {"update": ["fra-2-node-1"]}
+        assert done.changed == {"update": ["fra-2-node-1", "fra-verify"]}
         assert "StopTimeout=40" in await fra[1].run(f"cat {unit}")
         assert (await world.project.verify("fra"))[0] == 0
         assert (await world.up("fra")).changed == {}
@@ -341,7 +341,9 @@ class TestFailover:
         assert len(ledger.accepted) == ledger.offered, "a client that tried for two minutes was never served"
         assert sum(counts.values()) == len(ledger.accepted)
         assert not [status for status in counts if status.startswith("HTTP")], "an accepted message is gone"
-        assert counts.get("delivered", 0) >= 0.9 * ledger.offered
+        # The carrier lost its power too: it took some messages whose receipts it then forgot.
+        assert set(counts) <= {"delivered", "submitted", "unknown"}, counts
+        assert counts["delivered"] >= 0.98 * ledger.offered
 
     async def _kill_primary(self, world: World, fra: list[Host], fault: Fault) -> None:
         host = await world.primary(fra, SHARD_A)

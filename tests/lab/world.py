@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -173,16 +174,19 @@ client = MongoClient("mongodb://{host.address}:{port}/", directConnection=True, 
             process.wait()
 
     async def settled(self, stack: str, ledger: Ledger, seconds: float = 240) -> dict[str, int]:
-        """Status → count of all accepted messages, once none is on its way (or time is up)."""
+        """Status → count of all accepted messages, once all are final or nothing has moved for 20 s."""
         ids = list(ledger.accepted.values())
         end = time.monotonic() + seconds
+        last: dict[str, int] = {}
+        still = 0
         while True:
-            counts: dict[str, int] = {}
-            for message in await self.messages(stack, ids):
-                counts[message["status"]] = counts.get(message["status"], 0) + 1
-            if not {"accepted", "queued", "submitted", "scheduled"} & counts.keys() or time.monotonic() > end:
+            counts = dict(Counter(message["status"] for message in await self.messages(stack, ids)))
+            still = still + 1 if counts == last else 0
+            waiting = {"accepted", "queued", "submitted", "scheduled"} & counts.keys()
+            if not waiting or (still >= 4 and waiting == {"submitted"}) or time.monotonic() > end:
                 return counts
-            await asyncio.sleep(3)
+            last = counts
+            await asyncio.sleep(5)
 
     # -- runs of the engine
 

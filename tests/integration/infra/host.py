@@ -33,7 +33,7 @@ _PROGRAMS = {
 echo "systemctl $*" >> $S/calls
 case "$1" in
 is-active) [ -e "$S/active/$2" ] && echo active && exit 0; echo inactive; exit 3;;
-restart)
+start|restart|reload-or-restart)
   [ -e "$S/fail/$2" ] && { echo "Job for $2 failed" >&2; exit 1; }
   echo "begin $2" >> $S/restarts; sleep "$(cat $S/slow 2>/dev/null || echo 0)"; echo "end $2" >> $S/restarts
   # What it runs with: the files as they are now.
@@ -53,10 +53,11 @@ esac""",
     "dpkg-query": '[ -e "$S/missing/$4" ] || echo "install ok installed"',
     "apt-get": """
 echo "apt-get $*" >> $S/calls
-[ "$1" = install ] && rm -f $S/missing/*; true""",
+case " $* " in *" install "*) rm -f $S/missing/*;; esac""",
     "journalctl": 'echo "the journal of $2"',
     "ss": "cat $S/listeners",
     "systemd-detect-virt": "cat $S/virt",
+    "timedatectl": "echo yes",
 }
 # Kills itself, with SIGKILL, before or after the n-th thing that it does to the file system or has another program do.
 _CUT = """

@@ -102,7 +102,7 @@ class TestInstall:
     def test_packages(self, host):
         (host.state / "missing/podman").touch()
         assert host.do("install", spec_of())["packages"] == ["podman"]
-        assert "apt-get install -y -qq --no-install-recommends podman" in host.calls()
+        assert "apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends podman" in host.calls()
 
     def test_private_key_goes_before_the_certificate(self, host):
         (host.etc / "host.key").write_text("KEY\n")
@@ -352,7 +352,7 @@ class TestAtOnce:
         assert restarts == [f"begin {UNIT}", f"end {UNIT}"] * (len(restarts) // 2)
 
     def test_keys(self, host):
-        spec = {"roles": ["member"], "generation": "1"}
+        spec = {"name": "keys", "token": "1", "roles": ["member"], "generation": "1"}
         with ThreadPoolExecutor(2) as pool:
             requests = [
                 x509.load_pem_x509_csr(answer["member"].encode())
@@ -364,7 +364,7 @@ class TestAtOnce:
 class TestKeys:
     """Private keys are made on the host once for each generation, and never leave it."""
 
-    SPEC = {"roles": ["api", "member"], "generation": "2026-01-01"}  # noqa: RUF012
+    SPEC = {"name": "keys", "token": "1", "roles": ["api", "member"], "generation": "2026-01-01"}  # noqa: RUF012
 
     def test_once(self, host):
         first, second = host.do("keys", self.SPEC), host.do("keys", self.SPEC)
@@ -380,7 +380,14 @@ class TestKeys:
             x509.load_pem_x509_csr(first["api"].encode()).public_key()
             != x509.load_pem_x509_csr(second["api"].encode()).public_key()
         )
-        assert len(list((host.etc / "heliograph/keys").iterdir())) == 4
+        names = {path.name for path in (host.etc / "heliograph/keys").iterdir()}
+        assert names == {"api.2027-01-01.key", "member.2027-01-01.key"}
+
+    def test_a_lost_key_is_seen(self, host):
+        host.do("keys", self.SPEC)
+        (host.etc / "heliograph/keys/api.2026-01-01.key").unlink()
+        drift = host.do("facts", {})["installed"]["keys"]["drift"]
+        assert drift == ["/etc/heliograph/keys/api.2026-01-01.key is gone"]
 
     def test_never_shown(self, host):
         code, out, err = host.ask("keys", self.SPEC)
@@ -519,7 +526,7 @@ class TestRemove:
             {"name": "certificates", "token": "1", "files": [pem], "directories": [{"path": "/etc/heliograph/tls"}]},
         )
         host.do("install", spec_of())
-        for name in ("demo", "certificates", "image-cp"):
+        for name in ("demo", "certificates", "keys", "image-cp"):
             host.do("remove", {"name": name})
         assert host.tree() == before
         assert not list((host.state / "active").iterdir())

@@ -57,17 +57,9 @@ def _merged(value: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 def bundles(region: Region, topology: Topology | None = None) -> dict[str, list[Bundle]]:
     """Host → everything that goes onto it without a secret in it."""
     topology = topology or plan(region)
-    found = {host.name: [render.host(region, topology, host.name)] for host in region.hosts}
-    for replica_set in topology.sets:
-        for member in replica_set.members:
-            found[member.host].append(render.member(region, replica_set, member))
-    for router in topology.routers:
-        found[router.host].append(render.router(region, topology, router))
-    for node in topology.nodes:
-        found[node.host].append(render.node(region, topology, node))
-    for host in region.hosts:
-        if host.name == topology.carrier:
-            found[host.name].append(render.carrier(region, host.address))
+    found: dict[str, list[Bundle]] = {host.name: [] for host in region.hosts}
+    for (host, _), bundle in render.everything(region, topology).items():
+        found[host].append(bundle)
     return found
 
 

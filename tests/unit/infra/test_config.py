@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from infra import program
 from infra.config import ConfigError, parse_region, parse_secrets
 from infra.program import SECRETS
+from tests.unit.infra.mocked import sample_secrets
 from tests.unit.infra.sample import HOST_KEYS, sample_value
 
 REMOVED = object()
@@ -51,7 +53,6 @@ BAD = [
     ("ssh.password", "geheim", "region.ssh.password:", "there is no such field"),
     ("mongodb.image.reference", "mongo:8.0", "region.mongodb.image.reference:", "give name@sha256:"),
     ("mongodb.image.reference", "mongo@sha256:12", "region.mongodb.image.reference:", "has no digest"),
-    ("mongodb.image.archive", "/nowhere/at-all.tar", "region.mongodb.image.archive:", "`make images`"),
     ("mongodb.version", "5.0", "region.mongodb.version:", "pattern"),
     ("mongodb.members", 2, "region.mongodb.members:", "use 1 or 3"),
     ("mongodb.members", 9, "region.mongodb.members:", "less than or equal to 7"),
@@ -64,6 +65,7 @@ BAD = [
     ("mongodb.shards", [{"name": "a", "hosts": ["x"]}], "no host is called x", "hosts are fra-1, fra-2, fra-3"),
     ("mongodb.config_hosts", ["y"], "no host is called y", "hosts are fra-1, fra-2, fra-3"),
     ("control_plane.nodes", 0, "region.control_plane.nodes:", "greater than or equal to 1"),
+    ("control_plane.allow", [], "region.control_plane.allow:", "at least 1 item"),
     ("control_plane.allow", ["10.0.0.1/8"], "region.control_plane.allow:", "write it as 10.0.0.0/8"),
     ("control_plane.log_level", "loud", "region.control_plane.log_level:", "pattern"),
     ("certificates", REMOVED, "region.certificates:", "is required"),
@@ -143,3 +145,13 @@ class TestSecrets:
     def test_short_key_names_the_mend(self):
         with pytest.raises(ConfigError, match=r"secret_key: must have at least 32 characters; .*openssl rand -hex 32"):
             parse_secrets(self.GOOD | {"secretKey": "short"})
+
+
+def test_an_archive_that_is_not_there():
+    """It is looked for before anything is declared, and only where it is needed: `verify` does without."""
+    value = sample_value(mongodb={"image": {"archive": "/nowhere/at-all.tar"}}, offline=True)
+    parse_region(value)
+    with pytest.raises(
+        ConfigError, match=r"mongodb\.image\.archive: /nowhere/at-all\.tar is not a file.*`make images`"
+    ):
+        program.build(value, sample_secrets())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -22,7 +23,10 @@ BARE: dict[str, Any] = {
     "podman": "",
     "systemd": True,
     "cgroup2": True,
+    "time": datetime(2026, 3, 1, tzinfo=UTC).timestamp(),
     "time_kept": True,
+    "authority": "",
+    "tool": {"sha256": "", "last": ""},
     "container": False,
     "root": True,
     "cpus": 4,
@@ -43,7 +47,7 @@ def surveyed(*, offset: float = 0.0, host: str = "fra-1", **changes: Any) -> Sur
 
 
 def problems(survey: Survey) -> list[str]:
-    return preflight.problems(REGION, TOPOLOGY, survey)
+    return preflight.problems(REGION, TOPOLOGY, survey, "the configured one")
 
 
 def marker(member: str, set_: str = "fra-a") -> dict[str, Any]:
@@ -64,11 +68,13 @@ REFUSED = {
     "busy port": ({"ports": {"27017": "mongos"}}, "port 27017, for mongos, is taken by mongos; stop it, or choose"),
     "busy API port": ({"ports": {"8443": "nginx"}}, "port 8443, for node fra-1-1, is taken by nginx"),
     "foreign data": ({"data": {"fra-a": {"used": True, "marker": None}}}, "the data directory of fra-a holds a database that Heliograph did not make; move it away"),
-    "data of another address": ({"data": marker("10.81.1.99:27020")}, "belongs to 10.81.1.99:27020 of fra-a, not to 10.81.1.11:27020; a member cannot change its address"),
+    "data of another address": ({"data": marker("10.81.1.99:27020")}, "belongs to 10.81.1.99:27020 of fra-a, not to 10.81.1.11:27020; a member never changes its address or port: put back what changed"),
     "data of another set": ({"data": marker("10.81.1.11:27020", "ber-a")}, "belongs to 10.81.1.11:27020 of ber-a, not to 10.81.1.11:27020"),
     "a marker without a database": ({"data": {"fra-a": {"used": False, "marker": {"set": "fra-a", "member": "x"}}}}, "belongs to x of fra-a"),
     "cgroup v1": ({"cgroup2": False}, "has no unified cgroup hierarchy (v2); boot it with systemd.unified_cgroup_hierarchy=1"),
     "not root": ({"root": False}, "the commands do not run as root; use root or a user who may sudo"),
+    "a shard that is no longer declared": ({"installed": {"mongod-fra-z": {"token": "1", "drift": []}}}, "carries a member of fra-z, which is no longer in the configuration"),
+    "another authority": ({"authority": "0" * 64}, "trusts another certificate authority than the configured one"),
     "no systemd": ({"systemd": False}, "has no running systemd"),
 }  # fmt: skip
 
@@ -127,6 +133,22 @@ class TestAllHosts:
         assert problems(Survey({}, "offline")) == []
 
 
+class TestCertificates:
+    """No service is started with a certificate that is over or has not begun; the end is said a month before."""
+
+    def at(self, year: int, month: int, day: int) -> Survey:
+        return surveyed(time=datetime(year, month, day, tzinfo=UTC).timestamp())
+
+    def test_not_begun(self):
+        assert problems(self.at(2025, 12, 31)) == ["certificates.not_before: 2026-01-01 is in the future; set today"]
+
+    def test_over(self):
+        assert "the certificates of 2026-01-01 are over" in problems(self.at(2027, 3, 1))[0]
+
+    def test_soon(self):
+        assert preflight.warnings(REGION, self.at(2027, 1, 10))[0].startswith("fra-1: its certificates end in 23 days")
+
+
 class TestWarnings:
     """What does not stop an `up` is said."""
 
@@ -136,7 +158,7 @@ class TestWarnings:
     def test_said(self):
         installed = {"router": {"token": "1", "drift": ["/etc/x was changed"]}}
         found = preflight.warnings(REGION, surveyed(memory_mb=4000, container=True, installed=installed))
-        assert len(found) == 3
+        assert len(found) == 2
+        assert preflight.drift(surveyed(installed=installed)) == ["fra-1: router: /etc/x was changed"]
         assert "its services may use 7680 MiB together and it has 4000" in found[0]
-        assert found[1] == "fra-1: router: /etc/x was changed"
-        assert "is a container" in found[2]
+        assert "is a container" in found[1]
