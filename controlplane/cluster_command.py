@@ -29,7 +29,7 @@ def _line(value: dict[str, Any]) -> None:
 
 @cluster.command("replica-set")
 def replica_set(ca: Ca = None, certificate: Certificate = None, timeout: Timeout = 120.0) -> None:
-    """Initiate or reconfigure one replica set: {"set", "role", "members": [{"id", "host", "priority", "votes", "hidden", "tags"}]}."""
+    """Initiate or reconfigure one replica set: {"set", "role", "members": [{"id", "host", "priority", "votes", "hidden", "tags"}], "election_seconds"}."""
     from controlplane.store.cluster import Access, Deadline, Report, SetSpec, converge_set, read  # noqa: PLC0415
 
     report = Report(_line)

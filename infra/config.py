@@ -149,6 +149,8 @@ class MongoDB(_Model):
     """Where the config servers stand; empty = as for a shard."""
     cache_gb: Annotated[float, Field(ge=0.25)] = 0.25
     """WiredTiger cache of each member. Sum of a host's members and its nodes must fit its memory."""
+    election_seconds: Annotated[float, Field(ge=1, le=60)] = 5.0
+    """How long a primary may be silent before another is elected. MongoDB's own is 10; within one datacenter 5 is safe, and nodes keep their lease (10 s) through it."""
     oplog_mb: Annotated[int, Field(ge=990)] = 2048
     min_free_gb: Annotated[float, Field(ge=0)] = 10.0
     """Free space that preflight demands where the data goes."""

@@ -301,13 +301,14 @@ def cluster_run(verb: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def set_spec(replica_set: ReplicaSet) -> dict[str, Any]:
+def set_spec(region: Region, replica_set: ReplicaSet) -> dict[str, Any]:
     """For `heliograph cluster replica-set`."""
     members = [
         {"id": m.id, "host": m.endpoint, "priority": m.priority, "votes": 1, "hidden": False, "tags": {"host": m.host}}
         for m in replica_set.members
     ]
-    return {"set": replica_set.name, "role": replica_set.role, "members": members}
+    election = region.mongodb.election_seconds
+    return {"set": replica_set.name, "role": replica_set.role, "members": members, "election_seconds": election}
 
 
 def organization(region: str) -> str:

@@ -60,7 +60,7 @@ async def examine(region: Region, topology: Topology, shell: Shell, secrets: Sec
     first = next((host for host in region.hosts if host.name in seen.facts), None)
     if first is None:
         return report
-    sets = [render.set_spec(one) for one in topology.sets]
+    sets = [render.set_spec(region, one) for one in topology.sets]
     spec = render.cluster_run("status", {"sets": sets, "cluster": render.shard_spec(topology)})
     code, stdout, stderr = await shell.hostctl(first, "run", spec | {"accept": [3]}, seconds=300)
     if code:

@@ -37,7 +37,7 @@ class ReplicaSet(pulumi.ComponentResource):
             plan.name,
             hosts[plan.members[0].host].reach,
             "run",
-            render.cluster_run("replica-set", render.set_spec(plan)),
+            render.cluster_run("replica-set", render.set_spec(region, plan)),
             opts=pulumi.ResourceOptions(parent=self, depends_on=last),
         )
         self.register_outputs({})

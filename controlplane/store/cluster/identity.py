@@ -14,7 +14,7 @@ from controlplane.store.cluster.members import Probe
 from controlplane.store.cluster.plan import Members
 from controlplane.store.cluster.spec import Member, SetSpec
 
-__all__ = ["check_identity", "documents", "members_of", "moved", "newest"]
+__all__ = ["check_identity", "documents", "election_ms", "members_of", "moved", "newest"]
 
 _EMPTY = (
     "If its data is of no use, stop it, empty its data directory and start it; else declare the set to which it belongs"
@@ -51,6 +51,11 @@ def documents(members: Members, config: Document | None = None) -> list[Document
         }
         for member in members
     ]
+
+
+def election_ms(config: Document) -> int:
+    """How long a primary may be silent before another is elected, milliseconds."""
+    return int(config.get("settings", {}).get("electionTimeoutMillis", 10_000))
 
 
 def newest(probes: Iterable[Probe]) -> Probe | None:

@@ -12,7 +12,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.store.client import Document
-from controlplane.store.cluster.identity import check_identity, documents, members_of, moved, newest
+from controlplane.store.cluster.identity import check_identity, documents, election_ms, members_of, moved, newest
 from controlplane.store.cluster.members import Access, Connections, Probe, is_transient
 from controlplane.store.cluster.plan import Members, Step, has_majority, next_step, plan, settle_ids
 from controlplane.store.cluster.report import Deadline, Report
@@ -56,7 +56,7 @@ class _Run:
             view = await self.observe()
         else:
             await self._check_plan(view)
-        await self._settle(await self._reconfigure(view), everyone=fresh)
+        await self._settle(await self._tune(await self._reconfigure(view)), everyone=fresh)
 
     async def observe(self) -> View:
         """Ask the declared members, and those that the set has beside them. ConfigError when one is a stranger."""
@@ -131,6 +131,8 @@ class _Run:
         config: Document = {"_id": self._spec.set, "members": documents(self._desired)}
         if self._spec.role == "configsvr":
             config["configsvr"] = True
+        if self._spec.election_ms is not None:
+            config["settings"] = {"electionTimeoutMillis": self._spec.election_ms}
         while True:
             try:
                 await self._connections[first].admin.command("replSetInitiate", config)
@@ -182,6 +184,29 @@ class _Run:
         if self._asked is not None and self._asked.members == current:
             self._report.change(self._asked.change, self._asked.detail, set=self._spec.set, member=self._asked.host)
         self._asked = None
+
+    async def _tune(self, view: View) -> View:
+        """The set's own settings, once its members are as declared."""
+        wanted = self._spec.election_ms
+        while wanted is not None and view.config is not None and election_ms(view.config) != wanted:
+            primary = view.primary
+            if primary is not None:
+                config = {name: value for name, value in view.config.items() if name != "term"}
+                settings = {**view.config.get("settings", {}), "electionTimeoutMillis": wanted}
+                config |= {"version": view.config["version"] + 1, "settings": settings}
+                try:
+                    await self._connections[primary.host].admin.command("replSetReconfig", config, maxTimeMS=_COMMIT_MS)
+                    self._report.change(
+                        "settings", f"another is elected after {wanted} ms of silence", set=self._spec.set
+                    )
+                except PyMongoError as error:
+                    self._judge(error, view)
+            if not await self._deadline.pause():
+                self._give_up(
+                    "It waits to change its election timeout", [probe for probe in view.probes.values() if probe.why]
+                )
+            view = await self.observe()
+        return view
 
     async def _take(self, step: Step, view: View) -> str:
         """One reconfiguration, through the primary. Returns what to wait for, "" when it is done."""

@@ -52,6 +52,13 @@ class SetSpec(_Model):
     set: Name
     role: Literal["shardsvr", "configsvr", "replica"] = "replica"
     members: tuple[Member, ...] = Field(min_length=1, max_length=50)
+    election_seconds: float | None = Field(None, ge=1, le=60)
+    """How long a primary may be silent before another is elected (settings.electionTimeoutMillis); None = as it is, MongoDB's 10 at first."""
+
+    @property
+    def election_ms(self) -> int | None:
+        """As MongoDB has it."""
+        return None if self.election_seconds is None else int(self.election_seconds * 1000)
 
 
 class Role(_Model):

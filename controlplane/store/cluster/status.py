@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 
 from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.store.client import Document
-from controlplane.store.cluster.identity import check_identity, members_of, newest
+from controlplane.store.cluster.identity import check_identity, election_ms, members_of, newest
 from controlplane.store.cluster.layout import State, compare
 from controlplane.store.cluster.members import Access, Connections, Probe
 from controlplane.store.cluster.plan import differences, has_majority, settle_ids
@@ -55,6 +55,9 @@ async def _describe_set(spec: SetSpec, connections: Connections, problems: list[
         known = newest(probe for probe in probes.values() if probe.set_id == known.set_id)
     view = View(probes, known)
     missing = differences(view.members, settle_ids(view.members, spec.members)) if view.config is not None else []
+    wanted = spec.election_ms
+    if wanted is not None and view.config is not None and election_ms(view.config) != wanted:
+        missing.append(f"elects another after {election_ms(view.config)} ms of silence, declared is {wanted}")
     primary = view.primary
     members = _members(spec, view)
     _judge_set(spec, view, members, problems)

@@ -31,6 +31,9 @@ from controlplane.cli import main
 from controlplane.embedded.mongod import binary
 from tests.conftest import free_port
 
+# pymongo leaves the socket of a connection that is given up while TLS is being spoken to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 ROUTER = Path(__file__).parents[2] / "lab" / "router.py"
 READY = [
     sys.executable,
@@ -314,6 +317,16 @@ class TestOneSet:
         spec = fra.spec(2, 3, 4, priority={3: 3}, tags={4: {"host": "fra-9", "rack": "1"}})
         assert kinds(fra.converge(spec)) == ["changed", "converged"]
         assert fra.config(4)["members"][2]["tags"] == {"host": "fra-9", "rack": "1"}
+        assert fra.converge(spec)[-1]["changes"] == 0
+
+    def test_elections(self, fra):
+        spec = fra.spec(2, 3, 4, priority={3: 3}, tags={4: {"host": "fra-9", "rack": "1"}}) | {"election_seconds": 4}
+        answer = fra.run("status", {"sets": [spec]})
+        assert any(
+            "after 2000 ms of silence, declared is 4000" in problem for problem in json.loads(answer.out)["problems"]
+        )
+        assert kinds(fra.converge(spec)) == ["settings", "converged"]
+        assert fra.config(4)["settings"]["electionTimeoutMillis"] == 4000
         assert fra.converge(spec)[-1]["changes"] == 0
 
     def test_status(self, fra):
