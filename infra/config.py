@@ -34,6 +34,7 @@ __all__ = [
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=24)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
+_PROJECT = Path(__file__).parent.parent
 _DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 
 
@@ -114,7 +115,12 @@ class Image(_Model):
     reference: str
     """`registry/name@sha256:…`, never a tag."""
     archive: Path | None = None
-    """An OCI archive on the operator's machine, copied to the hosts; without it the hosts pull from the registry."""
+    """An OCI archive on the operator's machine, copied to the hosts; without it the hosts pull from the registry. Relative to the project's folder."""
+
+    @property
+    def file(self) -> Path | None:
+        """Where the archive is."""
+        return _PROJECT / self.archive if self.archive else None
 
     @field_validator("reference")
     @classmethod

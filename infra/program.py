@@ -34,9 +34,9 @@ def build(region_value: Any, secret_values: dict[str, str | None]) -> Region:
     for bundle in render.everything(region, topology).values():
         quadlets.require_clean({file.path: file.content for file in bundle.files})
     for name, image in (("mongodb", region.mongodb.image), ("control_plane", region.control_plane.image)):
-        if image.archive and not image.archive.is_file():
+        if image.file and not image.file.is_file():
             raise ConfigError(
-                f"{name}.image.archive: {image.archive} is not a file on this machine; build it with `make images`, or remove the field"
+                f"{name}.image.archive: {image.file} is not a file on this machine; build it with `make images`, or remove the field"
             )
     shell = Shell.of(region.ssh, ssh_key)
     now = time.time()

@@ -82,13 +82,13 @@ class Host(pulumi.ComponentResource):
     def _image(self, name: str, image: Image, after: pulumi.Resource, *, current: bool) -> pulumi.Resource:
         spec: dict[str, Any] = {"name": f"image-{name}", "reference": image.reference, "current": current}
         waits = [after]
-        if image.archive:
+        if image.file:
             digest = image.reference.rpartition(":")[2][:12]
             spec["archive"] = f"/var/tmp/heliograph-{name}-{digest}.tar"  # noqa: S108 - its digest is checked when it is loaded
             copy = remote.CopyToRemote(
                 f"{self.config.name}-{name}-archive",
                 connection=self.reach.connection,
-                source=pulumi.FileAsset(str(image.archive)),
+                source=pulumi.FileAsset(str(image.file)),
                 remote_path=spec["archive"],
                 triggers=[self.survey.token(self.config.name, f"image-{name}")],
                 opts=self.child(after),
