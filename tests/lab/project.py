@@ -76,6 +76,8 @@ class Project:
         self.passphrase.write_text(PASSPHRASE)
         self.passphrase.chmod(0o400)
         (folder / "state").mkdir()
+        self.restored = 0
+        """State files that had to be put back."""
         virtual = Path(sys.executable).parent
         kept = {name: value for name, value in os.environ.items() if name in {"HOME", "LANG", "USER", "TERM"}}
         self.environment = kept | {
@@ -173,7 +175,11 @@ class Project:
         return await self._engine("destroy", stack, ["--yes", "--skip-preview"])
 
     async def cancel(self, stack: str) -> None:
-        """Break the lock that a killed run left."""
+        """Break the lock that a killed run left; where the engine was killed while it wrote its state file, put back the one before (docs/operations.md)."""
+        state = self.folder / "state" / ".pulumi" / "stacks" / "heliograph" / f"{stack}.json"
+        if not state.stat().st_size:
+            shutil.copy(state.with_suffix(".json.bak"), state)
+            self.restored += 1
         await self.must("pulumi", "cancel", "--yes", "--stack", stack)
 
     async def outputs(self, stack: str) -> dict[str, Any]:

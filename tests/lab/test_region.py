@@ -251,7 +251,7 @@ class TestCuts:
             at = world.project.journal()[-1].rpartition("::")[2]
             cuts.append({"after": round(done.seconds, 1), "steps done": len(done.steps), "last": at})
             await world.project.cancel("iad")
-        world.note("cuts (iad)", cuts)
+        world.note("cuts (iad)", {"cuts": cuts, "state files put back": world.project.restored})
         await world.up("iad")
         assert (await world.up("iad")).changed == {}
         code, report = await world.project.verify("iad")

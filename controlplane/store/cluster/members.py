@@ -17,14 +17,16 @@ from typing import Any, Self
 from pymongo import AsyncMongoClient
 from pymongo.errors import ConfigurationError, ConnectionFailure, OperationFailure, PyMongoError
 
-from controlplane.errors import ConfigError
+from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.store.client import Document
 
-__all__ = ["TRANSIENT", "Access", "Connections", "Probe", "is_transient"]
+__all__ = ["TRANSIENT", "Access", "Connections", "Probe", "is_transient", "step_down"]
 
 _SELECT_MS = 2_500
 _SOCKET_MS = 60_000
 _PROBE_SECONDS = 5.0
+_STEP_DOWN_SECONDS = 60
+_CATCH_UP_SECONDS = 10
 _NO_REPLICATION = 76
 _NOT_YET_INITIALIZED = 94
 _INVALID_CONFIG = 93  # of a member that was removed
@@ -224,3 +226,20 @@ class Connections:
         async with asyncio.TaskGroup() as group:
             asked = {host: group.create_task(self.probe(host)) for host in dict.fromkeys(hosts)}
         return {host: task.result() for host, task in asked.items()}
+
+
+async def step_down(connections: Connections, name: str, primary: str) -> str:
+    """Let another be elected; never by force: who is not caught up would lose nothing, but stop all writes. Returns why it did not yet, "" when it did.
+
+    StoreUnavailableError when the primary will not, whatever one waits for.
+    """
+    command = {"replSetStepDown": _STEP_DOWN_SECONDS, "secondaryCatchUpPeriodSecs": _CATCH_UP_SECONDS}
+    try:
+        await connections[primary].admin.command(command)
+    except PyMongoError as error:
+        if not is_transient(error):
+            raise StoreUnavailableError(
+                f"{primary}, the primary of {name}, must step down and does not: {error}. See why the others lag; then run this again."
+            ) from error
+        return f"{primary} did not step down yet: {error}"
+    return ""

@@ -13,7 +13,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.store.client import Document
 from controlplane.store.cluster.identity import check_identity, documents, election_ms, members_of, moved, newest
-from controlplane.store.cluster.members import Access, Connections, Probe, is_transient
+from controlplane.store.cluster.members import Access, Connections, Probe, is_transient, step_down
 from controlplane.store.cluster.plan import Members, Step, has_majority, next_step, plan, settle_ids
 from controlplane.store.cluster.report import Deadline, Report
 from controlplane.store.cluster.spec import SetSpec
@@ -25,8 +25,6 @@ _ALREADY_INITIALIZED = 23
 _NEW_CONFIG_INCOMPATIBLE = 103
 _COMMIT_MS = 10_000
 _ATTEMPTS = 3
-_STEP_DOWN_SECONDS = 60
-_CATCH_UP_SECONDS = 10
 
 
 async def converge_set(spec: SetSpec, access: Access, report: Report, deadline: Deadline) -> None:
@@ -244,16 +242,9 @@ class _Run:
         ) from error
 
     async def _step_down(self, host: str) -> str:
-        """Let another be elected; never by force: who is not caught up would lose nothing, but stop all writes."""
-        command = {"replSetStepDown": _STEP_DOWN_SECONDS, "secondaryCatchUpPeriodSecs": _CATCH_UP_SECONDS}
-        try:
-            await self._connections[host].admin.command(command)
-        except PyMongoError as error:
-            if not is_transient(error):
-                raise StoreUnavailableError(
-                    f"{host}, the primary of {self._spec.set}, must step down and does not: {error}. See why the others lag; then run this again."
-                ) from error
-            return f"{host} did not step down yet: {error}"
+        """Returns what to wait for."""
+        if waiting := await step_down(self._connections, self._spec.set, host):
+            return waiting
         self._report.change("stepped_down", "another is elected", set=self._spec.set, member=host)
         return ""
 

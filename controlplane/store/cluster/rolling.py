@@ -5,19 +5,15 @@ The primary steps down first and never by force: when no other is caught up, the
 
 from __future__ import annotations
 
-from pymongo.errors import PyMongoError
-
 from controlplane.errors import StoreUnavailableError
 from controlplane.store.cluster.identity import members_of, newest
-from controlplane.store.cluster.members import Access, Connections, Probe, is_transient
+from controlplane.store.cluster.members import Access, Connections, Probe, step_down
 from controlplane.store.cluster.report import Deadline, Report
 from controlplane.store.cluster.spec import MoveSpec
 
 __all__ = ["rejoined", "release"]
 
 _PRIMARY, _SECONDARY = 1, 2
-_STEP_DOWN_SECONDS = 60
-_CATCH_UP_SECONDS = 10
 
 
 async def release(spec: MoveSpec, access: Access, report: Report, deadline: Deadline) -> None:
@@ -40,7 +36,7 @@ async def release(spec: MoveSpec, access: Access, report: Report, deadline: Dead
             if (
                 _state(probes, spec.member) == _PRIMARY
                 and _others(spec, probes)
-                and await _step_down(connections, spec.member)
+                and not await step_down(connections, spec.set, spec.member)
             ):
                 report.change("stepped_down", "another is elected", set=spec.set, member=spec.member)
             if not await deadline.pause():
@@ -96,16 +92,3 @@ def _obstacle(spec: MoveSpec, probes: dict[str, Probe]) -> str:
     if not any(_state(probes, host) == _PRIMARY for host in probes if host != spec.member):
         return "none of the others is the primary"
     return ""
-
-
-async def _step_down(connections: Connections, host: str) -> bool:
-    command = {"replSetStepDown": _STEP_DOWN_SECONDS, "secondaryCatchUpPeriodSecs": _CATCH_UP_SECONDS}
-    try:
-        await connections[host].admin.command(command)
-    except PyMongoError as error:
-        if not is_transient(error):
-            raise StoreUnavailableError(
-                f"{host} must step down and does not: {error}. See why the others lag."
-            ) from error
-        return False
-    return True
