@@ -176,9 +176,11 @@ class Project:
 
     async def cancel(self, stack: str) -> None:
         """Break the lock that a killed run left; where the engine was killed while it wrote its state file, put back the one before (docs/operations.md)."""
-        state = self.folder / "state" / ".pulumi" / "stacks" / "heliograph" / f"{stack}.json"
-        if not state.stat().st_size:
-            shutil.copy(state.with_suffix(".json.bak"), state)
+        stacks = self.folder / "state" / ".pulumi" / "stacks" / "heliograph"
+        files = [stacks / f"{stack}.json", stacks / f"{stack}.json.attrs"]
+        if not all(file.stat().st_size for file in files):
+            for file in files:
+                shutil.copy(stacks / file.name.replace(".json", ".json.bak"), file)
             self.restored += 1
         await self.must("pulumi", "cancel", "--yes", "--stack", stack)
 
