@@ -106,9 +106,9 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         for one in report["messages"]:
             sys.stdout.write(f"{one['url']}  {one['status']}  {one.get('seconds', '')} s\n")
-        sys.stdout.write(
-            "".join(f"! {problem}\n" for problem in report["problems"]) or f"{options.stack}: all is well\n"
-        )
+        sys.stdout.write("".join(f"- {warning}\n" for warning in report["warnings"]))
+        said = "".join(f"! {problem}\n" for problem in report["problems"])
+        sys.stdout.write(said or f"{options.stack}: all is well\n")
     raise SystemExit(3 if report["problems"] else 0)
 
 

@@ -53,7 +53,14 @@ async def _run(stacks: list[str]) -> None:
         lines = [f"export {name}='{value}'" for name, value in world.project.environment.items()]
         environment.write_text("\n".join([*lines, f"cd {world.project.project}"]) + "\n")
         (_state() / "ready").write_text(
-            json.dumps({"netns": lab.netns, "project": str(world.project.project), "environment": str(environment)})
+            json.dumps(
+                {
+                    "netns": lab.netns,
+                    "project": str(world.project.project),
+                    "first": next(iter(lab.hosts.values())).address,
+                    "environment": str(environment),
+                }
+            )
         )
         await stop.wait()
 
@@ -89,7 +96,7 @@ The lab runs. As its operator:
 
   nsenter --net=/run/netns/{ready["netns"]} bash --rcfile {ready["environment"]}
     pulumi stack ls; pulumi up --stack {stacks[0]}; python -m infra.verify {stacks[0]}
-    pulumi stack output --stack {stacks[0]} urls; ssh -i ../ssh_key operator@10.81.1.11
+    pulumi stack output --stack {stacks[0]} urls; ssh -i ../ssh_key operator@{ready["first"]}
 
 make lab-down ends it.""")
     return 0

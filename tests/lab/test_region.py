@@ -10,6 +10,7 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -242,9 +243,11 @@ class TestCuts:
         world.record["iad bare"] = [await world.snapshot(host) for host in iad]
         chance = random.Random(7)
         cuts = []
+        most = 45
         while len(cuts) < CUTS:
-            done = await world.project.up("iad", cut_after=(chance.randint(3, 45), chance.uniform(0, 0.5)))
+            done = await world.project.up("iad", cut_after=(chance.randint(3, most), chance.uniform(0, 0.5)))
             if done.code == 0:  # all is there: the further cuts strike while every node is changed
+                most = 7
                 level = "debug" if world.project.region("iad")["control_plane"].get("log_level") != "debug" else "info"
                 world.project.edit("iad", lambda region, level=level: region["control_plane"].update(log_level=level))
                 continue
@@ -284,26 +287,26 @@ class TestChanges:
             "update": sorted(["iad-shards", "iad-verify", *(f"{host}-host" for host in IAD)]),
         }
 
-    async def test_a_new_image_under_load(self, world: World) -> None:
-        """One node after another is restarted; no message is lost and clients that try again see no failure."""
+    async def test_a_new_image_and_new_certificates_under_load(self, world: World) -> None:
+        """Nodes, then members, are restarted one after another; no message is lost and clients that try again are served."""
         image = world.image(world.images.controlplane_next)
-        world.project.edit("iad", lambda region: region["control_plane"].update(image=image))
-        async with world.load("iad", "upgrade", RATE / 2, 600) as out:
-            done = await world.up("iad")
         nodes = [f"{host}-node-{n}" for host in IAD for n in (1, 2)]
-        images = [f"{host}-{what}" for host in IAD for what in ("controlplane-archive", "image-controlplane")]
-        assert done.changed == {"update": sorted(["iad-1-carrier", "iad-verify", *nodes, *images])}
+        async with world.load("iad", "upgrade", RATE / 2, 900) as out:
+            world.project.edit("iad", lambda region: region["control_plane"].update(image=image))
+            done = await world.up("iad")
+            images = [f"{host}-{what}" for host in IAD for what in ("controlplane-archive", "image-controlplane")]
+            assert done.changed == {"update": sorted(["iad-1-carrier", "iad-verify", *nodes, *images])}
+            yesterday = datetime.now(UTC).date() - timedelta(days=1)
+            world.project.edit("iad", lambda region: region["certificates"].update(not_before=yesterday.isoformat()))
+            done = await world.up("iad")
+            parts = ("keys", "certificates", "router", "mongod-iad-config", "mongod-iad-a", "mongod-iad-b")
+            renewed = [f"{host}-{part}" for host in IAD for part in parts]
+            assert done.changed == {"update": sorted(["iad-verify", *nodes, *renewed])}
         ledger = read(out)
         counts = await world.settled("iad", ledger)
-        world.note(
-            "new image under load",
-            {
-                "offered": ledger.offered,
-                "accepted": len(ledger.accepted),
-                "outcomes": counts,
-                "errors": ledger.errors(0, 1e12),
-            },
-        )
+        errors = ledger.errors(0, 1e12)
+        figures = {"offered": ledger.offered, "accepted": len(ledger.accepted), "outcomes": counts, "errors": errors}
+        world.note("new image, then new certificates, under load", figures)
         assert len(ledger.accepted) == ledger.offered
         assert set(counts) <= {"delivered", "unknown"}
 
