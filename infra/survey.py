@@ -88,11 +88,15 @@ async def survey(region: Region, topology: Topology, shell: Shell, fresh: str, n
 
     async def one(host: Host) -> Facts | str:
         async with limit:
+            asked = now + loop.time() - begun
             try:
                 values = await _ask(region, topology, host, shell)
             except ConfigError as error:
                 return str(error)
-            return Facts(values, values["time"] - (now + loop.time() - begun))
+            answered = now + loop.time() - begun
+            # Within the time that question and answer took nothing is known about the clock.
+            offset = values["time"] - min(max(values["time"], asked), answered)
+            return Facts(values, offset)
 
     async with asyncio.TaskGroup() as group:
         tasks = {host.name: group.create_task(one(host)) for host in region.hosts}
