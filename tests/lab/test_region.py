@@ -427,7 +427,7 @@ class TestOneHost:
         assert (await world.project.verify("solo"))[0] == 0
 
 
-def test_record(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_record(world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The figures of this run, for docs/operations.md."""
     path = Path(tmp_path_factory.getbasetemp()) / "lab-record.json"
     path.write_text(json.dumps(world.record, indent=1))

@@ -48,7 +48,7 @@ echo users; getent passwd | sort; getent group | sort
 echo containers; podman ps -a --format '{{.Names}}' | sort
 echo images; podman images --format '{{.Repository}}@{{.Digest}}' | sort
 echo rules; nft list tables
-echo units; systemctl list-units --all --plain --no-legend 'heliograph*' | sort
+echo units; systemctl list-units --all --plain --no-legend 'heliograph*' | grep -v ' not-found ' | sort
 """
 
 
