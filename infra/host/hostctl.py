@@ -449,9 +449,10 @@ def start(units: Iterable[str], spec: Mapping[str, Any], how: str) -> None:
         for _ in range(_TRIES):
             done = attempt(["systemctl", verb, unit])
             result = attempt(["systemctl", "show", "--property=Result", "--value", unit]).stdout.strip()
-            if not done.returncode or result != "resources":  # the system was out of something for a moment
+            if not done.returncode or (result != "resources" and verb != "reload-or-restart"):
                 break
-            time.sleep(1)
+            time.sleep(1)  # systemd was out of something for a moment
+            verb = "restart" if verb == "reload-or-restart" else verb
         if done.returncode:
             journal = attempt(["journalctl", "-u", unit, "-n", "25", "--no-pager", "-o", "cat"]).stdout
             raise HostError(f"{unit} does not start: {done.stderr.strip()}\n{journal.strip()[-3000:]}")

@@ -387,7 +387,7 @@ class TestFailover:
 
     async def _healthy(self, world: World, fra: list[Host]) -> None:
         """All units run and all members are back."""
-        for _ in range(120):
+        for _ in range(240):  # systemd gives a mongod that was killed up to 150 s to be cleared away
             states = [(await host.run("systemctl is-active 'heliograph-*'", check=False)).split() for host in fra]
             if all(state == "active" for every in states for state in every):
                 return

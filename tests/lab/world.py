@@ -118,12 +118,17 @@ class World:
         return [body if status == 200 else {"status": f"HTTP {status}"} for status, body in answers]
 
     async def mongo(self, host: Host, port: int, script: str) -> str:
-        """Python on a host, `client` being connected to a member there as the cluster's own."""
+        """Python on a host, `client` being connected to a member there as the cluster's own; "" when the member does not answer."""
         program = f"""
 import json
 from pymongo import MongoClient
+from pymongo.errors import ConnectionFailure
 client = MongoClient("mongodb://{host.address}:{port}/", directConnection=True, tls=True, tlsCAFile="/etc/heliograph/tls/ca.pem",
-    tlsCertificateKeyFile="/etc/heliograph/tls/member.pem", authMechanism="MONGODB-X509", authSource="$external")
+    tlsCertificateKeyFile="/etc/heliograph/tls/member.pem", authMechanism="MONGODB-X509", authSource="$external", serverSelectionTimeoutMS=5000)
+try:
+    client.admin.command("ping")
+except ConnectionFailure:
+    raise SystemExit(0)
 {script}
 """
         run = "podman run --rm -i --network=host --user=0 -v /etc/heliograph/tls:/etc/heliograph/tls:ro --entrypoint /opt/heliograph/bin/python"
@@ -131,13 +136,10 @@ client = MongoClient("mongodb://{host.address}:{port}/", directConnection=True, 
 
     async def primary(self, hosts: list[Host], port: int) -> Host:
         """Who of them is the primary at this port."""
+        script = "print(client.admin.command('hello')['isWritablePrimary'])"
         for _ in range(60):
             for host in hosts:
-                if (
-                    host.process
-                    and await self.mongo(host, port, "print(client.admin.command('hello')['isWritablePrimary'])")
-                    == "True"
-                ):
+                if host.process and await self.mongo(host, port, script) == "True":
                     return host
             await asyncio.sleep(0.5)
         raise AssertionError(f"no primary at port {port}")
