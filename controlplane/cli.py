@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from controlplane import __version__
 from controlplane.carrier.command import carrier
 from controlplane.client import ApiError, Client
 from controlplane.cluster_command import cluster
+from controlplane.domain.message import FINAL
 from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.region_command import seed, verify
 
@@ -43,7 +43,6 @@ Url = Annotated[str | None, typer.Option("--url", help="Of the node; else HELIOG
 Data = Annotated[Path, typer.Option("--data", help="Data directory of a local `heliograph up`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _DATA = Path("data")
-_FINAL = ("delivered", "undelivered", "failed", "expired", "cancelled")
 
 
 def _print(value: Any) -> None:
@@ -107,13 +106,9 @@ def send(
             f"{answer['status']}  {answer['id'] or '(dry run)'}  {answer['parts']} part(s), {answer['encoding']}, route {answer['route']['planned']}"
         )
         return
-    deadline = time.monotonic() + wait
-    while True:
-        message = client.call("GET", f"/v1/messages/{answer['id']}")
-        if message["status"] in _FINAL or time.monotonic() > deadline:
-            _show(message, as_json=as_json)
-            raise typer.Exit(0 if message["status"] in _FINAL else 3)
-        time.sleep(0.2)
+    message = client.wait(answer["id"], wait)
+    _show(message, as_json=as_json)
+    raise typer.Exit(0 if message["status"] in FINAL else 3)
 
 
 def _show(message: dict[str, Any], *, as_json: bool) -> None:

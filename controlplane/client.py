@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
+from controlplane.domain.message import FINAL
 from controlplane.embedded.seed import Credentials
 from controlplane.errors import ConfigError
 from controlplane.settings import load_client
 
 __all__ = ["ApiError", "Client"]
+
+_POLL_SECONDS = 0.2
 
 
 class ApiError(Exception):
@@ -47,6 +51,15 @@ class Client:
     def call(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
         """The answer's JSON. Raises ApiError, ConfigError."""
         return asyncio.run(self._call(method, path, body, {k: str(v) for k, v in params.items() if v is not None}))
+
+    def wait(self, message_id: str, seconds: float) -> Any:
+        """The message, once its status is final or the time is over. Raises ApiError, ConfigError."""
+        deadline = time.monotonic() + seconds
+        while True:
+            message = self.call("GET", f"/v1/messages/{message_id}")
+            if message["status"] in FINAL or time.monotonic() > deadline:
+                return message
+            time.sleep(_POLL_SECONDS)
 
     async def _call(self, method: str, path: str, body: Any, params: dict[str, str]) -> Any:
         headers = {"authorization": f"Bearer {self._key}"}

@@ -24,8 +24,6 @@ from controlplane.settings import load
 
 __all__ = ["seed", "verify"]
 
-_FINAL = ("delivered", "undelivered", "failed", "expired", "cancelled")
-_POLL_SECONDS = 0.25
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -112,12 +110,8 @@ def _deliver(client: Client, document: _VerifyDocument) -> dict[str, Any]:
         answer = client.call(
             "POST", "/v1/messages", {"to": document.to, "body": "Heliograph: a message to verify this region"}
         )
-        while True:
-            message = client.call("GET", f"/v1/messages/{answer['id']}")
-            taken = round(time.monotonic() - begun, 2)
-            if message["status"] in _FINAL or taken >= document.wait_seconds:
-                break
-            time.sleep(_POLL_SECONDS)
+        message = client.wait(answer["id"], document.wait_seconds)
+        taken = round(time.monotonic() - begun, 2)
     except (ApiError, ConfigError) as error:
         return {"status": "error", "why": str(error)}
     if message["status"] == "delivered":

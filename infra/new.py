@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import json
 import secrets
-import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ import yaml
 
 from infra.certificates import new_authority
 from infra.config import ConfigError, parse_region
+from infra.engine import pulumi_cli
 from infra.plan import plan
 
 __all__ = ["main", "region_value"]
@@ -61,15 +61,6 @@ async def _host_key(address: str) -> str:
     if key is None:
         raise ConfigError(f"{address} has no ed25519 host key; run ssh-keygen -A there")
     return key.export_public_key().decode().strip()
-
-
-def _pulumi(*arguments: str, stdin: str = "") -> None:
-    program = shutil.which("pulumi")
-    if program is None:
-        raise ConfigError("pulumi is not on PATH; https://www.pulumi.com/docs/install says how to get it")
-    done = subprocess.run([program, *arguments], input=stdin, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise ConfigError(f"pulumi {' '.join(arguments[:3])}: {(done.stderr or done.stdout).strip()}")
 
 
 def _new_admin_key() -> str:
@@ -142,16 +133,16 @@ def main(arguments: list[str] | None = None) -> None:
         value = region_value(options.stack, hosts, options.user, _images(options), today.isoformat())
         topology = plan(parse_region(value))
         certificate, key = new_authority(options.stack, today)
-        _pulumi("stack", "select", "--create", options.stack)
+        pulumi_cli("stack", "select", "--create", options.stack)
         _refuse_existing(options.stack)
-        _pulumi("config", "set", "--stack", options.stack, "authorityCertificate", stdin=certificate)
+        pulumi_cli("config", "set", "--stack", options.stack, "authorityCertificate", stdin=certificate)
         for name, text in {
             "sshKey": options.ssh_key.read_text(encoding="utf-8"),
             "authorityKey": key,
             "secretKey": secrets.token_hex(32),
             "adminKey": _new_admin_key(),
         }.items():
-            _pulumi("config", "set", "--stack", options.stack, "--secret", name, stdin=text)
+            pulumi_cli("config", "set", "--stack", options.stack, "--secret", name, stdin=text)
         _write_region(options.stack, value)
     except (ConfigError, OSError, ValueError) as error:
         raise SystemExit(f"Error: {error}") from None

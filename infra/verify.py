@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import shutil
-import subprocess
 import sys
 import time
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 from infra import preflight, render
 from infra.certificates import Authority
 from infra.config import ConfigError, Region, Secrets, parse_region, parse_secrets
+from infra.engine import pulumi_cli
 from infra.plan import Topology, plan
 from infra.program import SECRETS
 from infra.ssh import Shell
@@ -28,14 +27,8 @@ __all__ = ["examine", "main"]
 
 def stack_configuration(stack: str) -> tuple[Any, dict[str, str | None]]:
     """(`heliograph:region`, the secrets) of a stack, by `pulumi config`. Raises ConfigError."""
-    program = shutil.which("pulumi")
-    if program is None:
-        raise ConfigError("pulumi is not on PATH; https://www.pulumi.com/docs/install says how to get it")
-    arguments = [program, "config", "--stack", stack, "--show-secrets", "--json"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise ConfigError(f"pulumi config --stack {stack}: {done.stderr.strip()}")
-    values = {name.removeprefix("heliograph:"): one for name, one in json.loads(done.stdout).items()}
+    said = pulumi_cli("config", "--stack", stack, "--show-secrets", "--json")
+    values = {name.removeprefix("heliograph:"): one for name, one in json.loads(said).items()}
     region = values.get("region", {})
     secrets = {name: values.get(name, {}).get("value") for name in SECRETS}
     return region.get("objectValue") or json.loads(region.get("value", "null")), secrets

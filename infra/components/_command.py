@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pulumi
@@ -14,12 +15,12 @@ from infra.ssh import HOSTCTL
 __all__ = ["Reach", "host_command"]
 
 
+@dataclass(frozen=True, slots=True)
 class Reach:
-    """How commands reach one host: the pinned connection, the way to root, and what must have happened first."""
+    """How commands reach one host: the pinned connection and the way to root."""
 
-    def __init__(self, connection: remote.ConnectionArgs, sudo: str) -> None:
-        self.connection = connection
-        self.sudo = sudo
+    connection: remote.ConnectionArgs
+    sudo: str
 
 
 def host_command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pulumi
@@ -29,21 +30,12 @@ class Quadlet(pulumi.ComponentResource):
     ) -> None:
         super().__init__("heliograph:infra:Quadlet", f"{host.config.name}-{bundle.name}", None, opts)
         token = host.survey.token(host.config.name, bundle.name)
-        spec: pulumi.Output[dict[str, object]] = pulumi.Output.all(*[value for _, value in secrets]).apply(
-            lambda values: (
-                Bundle(
-                    bundle.name,
-                    (
-                        *bundle.files,
-                        *(File(f.path, value, f.mode, f.owner) for (f, _), value in zip(secrets, values, strict=True)),
-                    ),
-                    bundle.units,
-                    bundle.directories,
-                    bundle.extra,
-                ).as_spec()
-                | {"token": token}
-            )
-        )
+
+        def filled(values: Sequence[str]) -> dict[str, object]:
+            made = (replace(file, content=value) for (file, _), value in zip(secrets, values, strict=True))
+            return replace(bundle, files=(*bundle.files, *made)).as_spec() | {"token": token}
+
+        spec = pulumi.Output.all(*[value for _, value in secrets]).apply(filled)
         host_command(
             f"{host.config.name}-{bundle.name}",
             host.reach,

@@ -495,10 +495,10 @@ def install(spec: Mapping[str, Any]) -> dict[str, Any]:
         for unit in spec.get("reload", []) if changed else []:
             run(["systemctl", "try-reload-or-restart", unit])
         record["reload"] = spec.get("reload", [])
-        stopped = [u for u in record["units"] if attempt(["systemctl", "is-active", u]).stdout.strip() != "active"]
         if changed or interrupted:
             start(record["units"], spec, "restart")
         else:
+            stopped = [u for u in record["units"] if attempt(["systemctl", "is-active", u]).stdout.strip() != "active"]
             start(stopped, spec, "start")
         write_record(name, record | {"token": spec["token"]})
     return {"changed": changed, "packages": installed, "kernel_cannot": cannot}
