@@ -1,4 +1,4 @@
-"""`python -m bench [gateways|engine|backlog|growth|stages|servers]`; see docs/performance.md."""
+"""`python -m bench [gateways|engine|backlog|growth|stages|servers|ledger]`; see docs/performance.md."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import backlog, engine, gateways, growth, report, servers, stages
+from bench import backlog, engine, gateways, growth, ledger, report, servers, stages
+from bench.ledger import tables
 from bench.tools import BenchError, build, machine
 
 WORK = Path(__file__).parent / ".work"
-PARTS = ("gateways", "engine", "backlog", "growth", "stages", "servers")
+PARTS = ("gateways", "engine", "backlog", "growth", "stages", "servers", "ledger")
 
 
 def main() -> int:
@@ -22,13 +23,18 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=["gateways", "engine"], help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of load in each run")
-    parser.add_argument("--only", action="append", help="a scenario's name; may be repeated")
-    parser.add_argument("--messages", type=int, help="backlog: how many; growth: up to how many stored")
+    parser.add_argument("--only", action="append", help="a scenario's name, or a part of the ledger's; may be repeated")
+    parser.add_argument(
+        "--messages",
+        type=int,
+        help="backlog: how many; growth: up to how many stored; ledger: entries of the log that is damaged, and waiting events",
+    )
     parser.add_argument("--out", type=Path, default=WORK / "results", help="folder for JSON and SVG")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
     known = {scenario.name for scenario in gateways.scenarios(WORK)}
+    known.update(ledger.PARTS)
     if unknown := set(options.only or ()) - known:
         parser.error(f"no such scenario: {', '.join(unknown)}; there are: {'; '.join(sorted(known))}")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -51,6 +57,8 @@ def _run(part: str, options: argparse.Namespace) -> int:
         found = growth.run(WORK, options.messages or 10_000_000)
     elif part == "stages":
         found = stages.run(WORK, options.seconds)
+    elif part == "ledger":
+        return _ledger(options)
     else:
         found = servers.run(WORK, options.rounds, options.seconds)
     _write(options.out / f"{part}.json", found)
@@ -67,6 +75,26 @@ def _gateways(options: argparse.Namespace) -> int:
     if wrong:
         print(f"NOT exactly once: {', '.join(wrong)}", file=sys.stderr)
     return int(any(name.startswith("heliograph") for name in wrong))
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    """Parts that were measured before stay in the file: a disturbed one can be measured again alone."""
+    entries = options.messages or 10_000_000
+    plan = ledger.Plan(
+        work=WORK,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        backlog=min(200_000, entries),
+        entries=entries,
+        cut_seconds=30 * options.seconds,
+    )
+    path = options.out / "ledger.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["found"] if path.exists() else {}
+    for part in options.only or ledger.PARTS:
+        found |= ledger.run(plan, [part])
+        _write(path, found)
+    print(tables.tables(found))
+    return 0
 
 
 def _write(path: Path, found: Any) -> None:

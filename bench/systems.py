@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import secrets
@@ -243,7 +244,15 @@ def _jcli(port: int, sink_port: int) -> None:
 class Heliograph(System):
     """One or more nodes over a real mongod: every acceptance and every outcome is majority-written and journaled."""
 
-    def __init__(self, *, members: int = 1, nodes: int = 1, told: bool = False, max_open: int = 1_000_000) -> None:
+    def __init__(
+        self,
+        *,
+        members: int = 1,
+        nodes: int = 1,
+        told: bool = False,
+        ledger: bool = False,
+        max_open: int = 1_000_000,
+    ) -> None:
         super().__init__()
         suffix = "".join((f"-{members}members" if members > 1 else "", f"-{nodes}nodes" if nodes > 1 else ""))
         self.name = "heliograph" + suffix
@@ -251,7 +260,9 @@ class Heliograph(System):
         self._members = members
         self._nodes = nodes
         self._told = told
+        self._ledger = ledger
         self._max_open = max_open
+        self._ledgers: list[Process] = []
         self._mongods: list[Process] = []
         self._single: Mongod | None = None
         self.key = ""
@@ -283,7 +294,26 @@ class Heliograph(System):
             self._running.append(Process(command, work / f"node-{number}.log", env=environment))
         for port in self.ports:
             until("the node", lambda port=port: listens(port))  # type: ignore[misc]
+        if self._ledger:
+            self._start_ledger(work)
         time.sleep(1.0)
+
+    def _start_ledger(self, work: Path) -> None:
+        key, port = work / "ledger.key", free_port()
+        key.touch(mode=0o600)
+        key.write_text(base64.b64encode(secrets.token_bytes(32)).decode())
+        environment = child_environment(
+            mongodb_uri=self.uri,
+            secret_key_file=work / "secret",
+            ledger_key_file=key,
+            node="ledger-1",
+            state_dir=work,
+            port=port,
+            log_level="warning",
+        )
+        command = [sys.executable, "-m", "controlplane", "ledger"]
+        self._ledgers.append(Process(command, work / "ledger.log", env=environment))
+        until("the ledger", lambda: listens(port))
 
     def _start_mongod(self, work: Path) -> str:
         if self._members == 1:
@@ -342,11 +372,15 @@ class Heliograph(System):
         return post("/v1/batches", json.dumps({"messages": items}).encode(), self.headers())
 
     def pids(self) -> list[int]:
-        return self.node_pids + self.mongod_pids
+        return self.node_pids + self.mongod_pids + self.ledger_pids
 
     @property
     def node_pids(self) -> list[int]:
         return [process.pid for process in self._running]
+
+    @property
+    def ledger_pids(self) -> list[int]:
+        return [process.pid for process in self._ledgers]
 
     @property
     def mongod_pids(self) -> list[int]:
@@ -354,11 +388,11 @@ class Heliograph(System):
         return [process.pid for process in self._mongods] + single
 
     def stop(self) -> None:
-        for process in (*self._running, *self._mongods):
+        for process in (*self._running, *self._ledgers, *self._mongods):
             process.stop()
         if self._single:
             self._single.stop()
-        self._running, self._mongods, self._single = [], [], None
+        self._running, self._ledgers, self._mongods, self._single = [], [], [], None
 
 
 def _initiate(ports: list[int]) -> None:

@@ -22,12 +22,17 @@ from controlplane.callbacks.sign import new_secret
 from controlplane.clock import Clock, SystemClock
 from controlplane.dispatch.adopt import Adopter
 from controlplane.dispatch.binds import Binds
+from controlplane.dispatch.hold import Hold
 from controlplane.dispatch.outbox import Outbox
 from controlplane.dispatch.outcome import Judge
 from controlplane.dispatch.owner import Owner
+from controlplane.dispatch.region import RegionAdopter
 from controlplane.dispatch.tenure import Tenure
 from controlplane.domain.catalog import Connector, Snapshot
 from controlplane.errors import ConfigError, StoreUnavailableError
+from controlplane.ledger.published import Published
+from controlplane.ledger.standing import Standing
+from controlplane.ledger.watermark import Watermark
 from controlplane.receipts.correlate import Correlator
 from controlplane.receipts.inbound import Inbound
 from controlplane.receipts.ingest import Ingest
@@ -39,12 +44,15 @@ from controlplane.store.callback_log import CallbackLog
 from controlplane.store.catalog import Catalog
 from controlplane.store.client import Database, connect
 from controlplane.store.committer import Committer
+from controlplane.store.erasure import Retention
 from controlplane.store.events import EventReader
 from controlplane.store.inbound_parts import InboundParts
 from controlplane.store.intents import IntentLog
 from controlplane.store.leases import Checkpoint, HostLock, Lease, Terms
+from controlplane.store.ledger_scrub import ScrubStore
 from controlplane.store.orphans import OrphanStore
-from controlplane.store.schema import ensure_indexes
+from controlplane.store.regions import RegionStore
+from controlplane.store.schema import wait_for_indexes
 from controlplane.store.seal import Seal
 from controlplane.store.slots import Slots
 from controlplane.telemetry.logs import configure
@@ -54,7 +62,6 @@ from controlplane.telemetry.service import notify
 __all__ = ["Node", "run_node"]
 
 _log = structlog.get_logger()
-_STORE_WAIT_SECONDS = 60.0
 
 
 class Node:
@@ -68,7 +75,7 @@ class Node:
         self._lock = lock
         self.metrics = Metrics()
         self.seal = Seal(settings.secret)
-        self.reader = EventReader(database, clock)
+        self.reader = EventReader(database, settings.datacenter, clock)
         self.catalog = Catalog(database, self.seal)
         self.terms = Terms(database, settings, clock)
         self.committer = Committer(
@@ -92,10 +99,26 @@ class Node:
         self.intents = IntentLog(database, settings.node, lease.epoch, clock)
         self.callback_log = CallbackLog(database, clock)
         self.deliverer = Deliverer(self.catalog, self.reader, self.callback_log, settings, clock)
+        self.ledger = ScrubStore(database)
+        self.published = Published(self.ledger, clock)
+        self.standing = Standing(self.ledger, self.published, self.reader, settings, clock)
+        self.regions = RegionStore(database)
         self._wire_dispatch()
         self._wire_receipts()
         self.tenure = Tenure(self.terms, lease, self.checkpoint, settings.lease_renew_seconds)
         self.adopter = Adopter(database, self.terms, lease, self.book, self.reader, self.deliverer.recover, clock)
+        self.region_adopter = RegionAdopter(
+            self.regions,
+            self.reader,
+            self.book,
+            lease,
+            clock,
+            max_open=settings.max_open_messages,
+            receipt_grace_seconds=settings.receipt_grace_seconds,
+        )
+        self.retention = Retention(
+            database, self.book, self.reader, self.regions, lambda: self.catalog.snapshot, lease, clock
+        )
         listeners: tuple[Listener, ...] = (
             self.metrics.on_event,
             self.correlator.on_event,
@@ -105,14 +128,23 @@ class Node:
         for listener in listeners:
             self.book.subscribe(listener)
         self.metrics.watch(self._gauges, self._connector_gauges)
+        self.metrics.watch_ledger(lambda: self.standing.last)
         self.app = create_app(self._services())
 
     def _wire_dispatch(self) -> None:
         self.router = StaticRouter(lambda: self.catalog.snapshot, lambda: self.binds.live)
+        self.hold = Hold(
+            self.book,
+            Watermark(self.ledger, self.published),
+            self.lease,
+            self._clock,
+            patience_seconds=self.settings.accept_timeout_seconds,
+        )
         self.owner = Owner(
             self.book,
             self.router,
             lambda: self.binds.outboxes,
+            self.hold,
             self._clock,
             receipt_grace_seconds=self.settings.receipt_grace_seconds,
         )
@@ -161,6 +193,12 @@ class Node:
             callbacks=self.deliverer,
             callback_log=self.callback_log,
             check_callback_url=self._check_callback_url,
+            wait_for_mirror=self.hold.wait,
+            ledger=self.ledger,
+            published=self.published,
+            standing=self.standing,
+            regions=self.regions,
+            adoption=self.region_adopter,
             new_callback_secret=new_secret,
             connectors=self.connector_states,
             health=self.health,
@@ -213,6 +251,7 @@ class Node:
         return {
             "heliograph_open_messages": len(self.book.open),
             "heliograph_queued_messages": self.owner.queued,
+            "heliograph_held_messages": len(self.hold),
             "heliograph_commit_queue": self.committer.queued,
             "heliograph_lease_valid": float(self.lease.valid),
             "heliograph_receipts_waiting": self.ingest.waiting,
@@ -221,6 +260,7 @@ class Node:
             "heliograph_callbacks_waiting": self.deliverer.waiting,
             "heliograph_callbacks_sent": self.deliverer.sent,
             "heliograph_callbacks_failed": self.deliverer.failed,
+            "heliograph_erased_messages": self.retention.erased,
         }
 
     def _connector_gauges(self) -> dict[str, dict[str, float]]:
@@ -243,7 +283,7 @@ class Node:
         lock = HostLock(settings.state_dir, settings.node)
         database = connect(settings)
         try:
-            await _wait_for_store(database, clock)
+            await wait_for_indexes(database, clock)
             lease = await Terms(database, settings, clock).open(lock.host)
             node = cls(settings, clock, database, lock, lease)
             await node.callback_log.ensure_indexes()
@@ -259,11 +299,15 @@ class Node:
         core = [self.committer.run(), self.intents.run(), self.book.run(), self.tenure.run()]
         work = [
             self.owner.run(),
+            self.hold.run(),
             self.binds.run(),
             self.ingest.run(),
             self.deliverer.run(),
             self.catalog.run(),
             self.adopter.run(),
+            self.region_adopter.run(),
+            self.retention.run(),
+            self.standing.run(),
         ]
         self.catalog.subscribe(self._on_catalog)
         async with asyncio.TaskGroup() as group:
@@ -296,19 +340,6 @@ class Node:
         """Let go of MongoDB and of the node's name."""
         await self.database.client.close()
         self._lock.release()
-
-
-async def _wait_for_store(database: Database, clock: Clock) -> None:
-    deadline = clock.monotonic() + _STORE_WAIT_SECONDS
-    while True:
-        try:
-            await ensure_indexes(database)
-        except StoreUnavailableError:
-            if clock.monotonic() >= deadline:
-                raise
-            await asyncio.sleep(0.5)
-        else:
-            return
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -1,4 +1,7 @@
-"""The command line. Exit codes: 0 done, 1 the API refused, 2 wrong usage or configuration, 3 a message did not reach its end in time."""
+"""The command line. Exit codes: 0 done, 1 the API refused, 2 wrong usage or configuration, 3 a message did not reach its end in time.
+
+Those of `ledger` and `region` are in `ledger_command`.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from controlplane.client import ApiError, Client
 from controlplane.cluster_command import cluster
 from controlplane.domain.message import FINAL
 from controlplane.errors import ConfigError, StoreUnavailableError
+from controlplane.ledger_command import ledger
+from controlplane.region_adopt_command import region
 from controlplane.region_command import seed, verify
 
 __all__ = ["main"]
@@ -32,6 +37,8 @@ app = typer.Typer(
 messages = typer.Typer(no_args_is_help=True, help="Messages and what became of them.")
 app.add_typer(messages, name="messages")
 app.add_typer(cluster, name="cluster")
+app.add_typer(ledger, name="ledger")
+app.add_typer(region, name="region")
 app.command()(carrier)
 app.command()(seed)
 app.command()(verify)
@@ -72,17 +79,18 @@ def up(
     host: Annotated[str, typer.Option(help="Address of the API.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8080,
     mongo_port: Annotated[int, typer.Option(min=1, max=65535)] = 27117,
+    ledger_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the ledger.")] = 8444,
     carrier_ports: Annotated[tuple[int, int], typer.Option(help="SMPP ports of the two simulated carriers.")] = (
         2775,
         2776,
     ),
     carrier: Annotated[bool, typer.Option(help="Run simulated carriers.")] = True,
 ) -> None:
-    """Run everything on this machine: mongod, a node, two simulated carriers, a sample tenant."""
+    """Run everything on this machine: mongod, a node, a ledger, two simulated carriers, a sample tenant."""
     from controlplane.embedded.up import Options  # noqa: PLC0415
     from controlplane.embedded.up import up as run_up  # noqa: PLC0415
 
-    asyncio.run(run_up(Options(data, host, port, mongo_port, carrier_ports, carrier), out))
+    asyncio.run(run_up(Options(data, host, port, mongo_port, ledger_port, carrier_ports, carrier), out))
 
 
 @app.command()

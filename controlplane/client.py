@@ -6,6 +6,8 @@ import asyncio
 import json
 import ssl
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from controlplane.embedded.seed import Credentials
 from controlplane.errors import ConfigError
 from controlplane.settings import load_client
 
-__all__ = ["ApiError", "Client"]
+__all__ = ["ApiError", "Client", "UnreachableError"]
 
 _POLL_SECONDS = 0.2
+_TRIES = 4
 
 
 class ApiError(Exception):
@@ -29,10 +32,23 @@ class ApiError(Exception):
         self.problem = problem
 
 
+class UnreachableError(ConfigError):
+    """Nobody answers there as a node should."""
+
+
 class Client:
     """Calls one node. URL and key: options, then the environment, then a local `heliograph up` on the data directory."""
 
-    def __init__(self, url: str | None, key: str | None, data: Path, *, admin: bool = False, ca: str = "") -> None:
+    def __init__(
+        self,
+        url: str | None,
+        key: str | None,
+        data: Path,
+        *,
+        admin: bool = False,
+        ca: str = "",
+        anonymous: bool = False,
+    ) -> None:
         settings = load_client()
         authority = ca or settings.ca
         try:
@@ -43,7 +59,7 @@ class Client:
         local_key = (local.admin_key if admin else local.api_key) if local else ""
         self._url = (url or settings.url or (local.url if local else "")).rstrip("/")
         self._key = key or settings.api_key.get_secret_value() or local_key
-        if not self._url or not self._key:
+        if not self._url or not (self._key or anonymous):
             raise ConfigError(
                 f"No node to talk to: {data / 'credentials.json'} is not there. Run `heliograph up`, or give --url and set HELIOGRAPH_API_KEY."
             )
@@ -61,8 +77,34 @@ class Client:
                 return message
             time.sleep(_POLL_SECONDS)
 
+    @asynccontextmanager
+    async def fetching(self) -> AsyncIterator[Callable[[str], Awaitable[bytes]]]:
+        """`await fetch(path)`: the body of a GET, many at once over few connections. Raises ApiError, UnreachableError (after some tries)."""
+        timeout = aiohttp.ClientTimeout(total=60, sock_connect=10)
+        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=8)) as session:
+
+            async def fetch(path: str) -> bytes:
+                for left in reversed(range(_TRIES)):
+                    try:
+                        async with session.get(self._url + path, headers=self._headers(), ssl=self._tls) as response:
+                            answer = await response.read()
+                            if response.status < 400:
+                                return answer
+                            if response.status not in (429, 502, 503, 504) or not left:
+                                raise ApiError(_problem(answer, response.status))
+                    except (aiohttp.ClientError, TimeoutError) as error:
+                        if not left:
+                            raise UnreachableError(f"{self._url} does not answer: {error!r}") from error
+                    await asyncio.sleep(2.0 / left)
+                raise AssertionError
+
+            yield fetch
+
+    def _headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self._key}"} if self._key else {}
+
     async def _call(self, method: str, path: str, body: Any, params: dict[str, str]) -> Any:
-        headers = {"authorization": f"Bearer {self._key}"}
+        headers = self._headers()
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
@@ -76,7 +118,15 @@ class Client:
                     raise ApiError(answer)
                 return answer
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise ConfigError(f"{self._url} does not answer as a node should: {error}") from error
+            raise UnreachableError(f"{self._url} does not answer as a node should: {error}") from error
+
+
+def _problem(answer: bytes, status: int) -> dict[str, Any]:
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"title": "Error", "detail": f"HTTP {status}", "status": status}
 
 
 def _local(data: Path) -> Credentials | None:

@@ -18,13 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from controlplane.client import ApiError, Client
 from controlplane.domain.catalog import Connector, Route, Scope
-from controlplane.errors import ConfigError
+from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.seed import Seed, plant
 from controlplane.settings import load
+from controlplane.store.cluster import Deadline
 
 __all__ = ["seed", "verify"]
 
 M = TypeVar("M", bound=BaseModel)
+_PATIENCE_SECONDS = 60.0
 
 
 class _Document(BaseModel):
@@ -83,8 +85,22 @@ def seed() -> None:
         connectors=[Connector(**one.model_dump()) for one in document.connectors],
         routes=[Route(**one.model_dump()) for one in document.routes],
     )
-    for line in asyncio.run(plant(load(), wanted)):
+    for line in asyncio.run(_planted(wanted)):
         typer.echo(json.dumps({"change": "created", "what": line}))
+
+
+async def _planted(wanted: Seed) -> list[str]:
+    """`plant`, again for a minute while MongoDB is away: an election or a router's start is no reason to fail. Says on stderr what it waited for."""
+    settings, deadline, said = load(), Deadline(_PATIENCE_SECONDS), ""
+    while True:
+        try:
+            return await plant(settings, wanted)
+        except StoreUnavailableError as error:
+            if not await deadline.pause():
+                raise
+            if str(error) != said:
+                said = str(error)
+                typer.echo(f"tried again: {said}", err=True)
 
 
 def verify() -> None:

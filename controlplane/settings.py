@@ -5,24 +5,69 @@ Every setting is `HELIOGRAPH_<NAME>` in the environment; `HELIOGRAPH_<NAME>_FILE
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from controlplane.errors import ConfigError
 
-__all__ = ["ClientSettings", "Settings", "child_environment", "load", "load_client", "notify_socket"]
+__all__ = ["ClientSettings", "Peer", "Settings", "Witness", "child_environment", "load", "load_client", "notify_socket"]
 
 _PREFIX = "HELIOGRAPH_"
+_SECRET = re.compile("LEDGER_KEY_FILE$")
 _CLIENT = frozenset({"url", "api_key", "ca"})
 Seconds = Annotated[float, Field(gt=0)]
 
 
 def _hostname() -> str:
     return socket.gethostname().split(".")[0].lower()
+
+
+def _public_key(value: str) -> str:
+    try:
+        good = len(base64.b64decode(value, validate=True)) == 32
+    except (binascii.Error, ValueError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"{value[:60]!r} is not a public Ed25519 key (32 bytes in base64); `heliograph ledger keys` prints those of a ledger"
+        )
+    return value
+
+
+PublicKey = Annotated[str, AfterValidator(_public_key)]
+
+
+class Peer(BaseModel):
+    """The ledger of another datacenter: we mirror its log and cosign it, and it does so for ours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dc: str = Field(pattern=r"[a-z0-9][a-z0-9-]{0,31}")
+    urls: tuple[Annotated[str, Field(pattern=r"https?://[^/?#]+")], ...] = Field(min_length=1)
+    """Its ledgers, any of which may answer."""
+    log_keys: tuple[PublicKey, ...] = Field(min_length=1)
+    """Public keys that may sign its log; a second one while it changes its key."""
+    witness_key: PublicKey
+    mirror_key: PublicKey
+
+
+class Witness(BaseModel):
+    """A C2SP witness of somebody else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(pattern=r"https?://.+")
+    """Its submission prefix: `<url>/add-checkpoint`."""
+    vkey: str
+    """Its verifier key, `name+hash+base64`."""
 
 
 class Settings(BaseModel):
@@ -69,6 +114,27 @@ class Settings(BaseModel):
     """How long after its validity a submitted or unknown message waits for a receipt before it is expired."""
     orphan_days: int = Field(7, ge=1)
 
+    ledger_domain: str = Field("heliograph.invalid", pattern=r"[a-z0-9.-]{1,100}(:[0-9]+)?")
+    """What origins of logs begin with: the deployment's domain. The same in all datacenters; it is part of every proof."""
+    ledger_key: SecretStr = SecretStr("")
+    """Of a ledger: 32 random bytes in base64, from which its three signing keys are made. The same for all ledgers of a datacenter, of nobody else."""
+    ledger_peers: tuple[Peer, ...] = ()
+    """The other datacenters, as a JSON list. Nodes and ledgers alike have it."""
+    ledger_witnesses: tuple[Witness, ...] = ()
+    """Foreign witnesses, as a JSON list."""
+    ledger_public: bool = False
+    """Serve the logs under /ledger/ to everybody, without a key."""
+    ledger_round_ms: int = Field(250, ge=10, le=60_000)
+    """A ledger sequences what is new this often."""
+    ledger_start_without_peers: bool = False
+    """Sign although no peer or witness could be asked for the newest checkpoint that it knows of this log. Only after making sure that the database was not restored."""
+    ledger_scrub_days: float = Field(7.0, gt=0, le=31)
+    """Every bundle, tile and event is read and verified again within this time."""
+    ledger_tls_certificate: Path | None = None
+    ledger_tls_key: Path | None = None
+    ledger_tls_authorities: Path | None = None
+    """PEM of the authorities by which ledgers know each other; with it, ledgers speak mutual TLS only."""
+
     callback_allow_private: bool = False
     """Let callbacks go to private and loopback addresses (development, or receivers inside the datacenter)."""
     callback_timeout_seconds: Seconds = 10.0
@@ -83,6 +149,37 @@ class Settings(BaseModel):
         if len(value.get_secret_value()) < 32:
             raise ValueError("must have at least 32 characters; make one with: openssl rand -hex 32")
         return value
+
+    @field_validator("ledger_key")
+    @classmethod
+    def _seed(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            try:
+                _public_key(value.get_secret_value())
+            except ValueError:
+                raise ValueError(
+                    "must be 32 bytes in base64; make one with: heliograph ledger keys --new FILE"
+                ) from None
+        return value
+
+    @field_validator("ledger_peers", "ledger_witnesses", mode="before")
+    @classmethod
+    def _json(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value or "[]")
+        except ValueError as error:
+            raise ValueError(f"is not JSON ({error}); docs/settings.md shows the form") from None
+
+    @property
+    def ledger_seed(self) -> bytes:
+        """32 bytes. ConfigError where there are none."""
+        if not self.ledger_key.get_secret_value():
+            raise ConfigError(
+                "HELIOGRAPH_LEDGER_KEY: is required for a ledger. Make one with `heliograph ledger keys --new FILE` and set HELIOGRAPH_LEDGER_KEY_FILE."
+            )
+        return base64.b64decode(self.ledger_key.get_secret_value())
 
     @property
     def secret(self) -> bytes:
@@ -105,6 +202,27 @@ class Settings(BaseModel):
             raise ValueError("commit_unsafe is for the loss tests' negative control; it needs HELIOGRAPH_TESTING=1")
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together; set both or neither")
+        tls = (self.ledger_tls_certificate, self.ledger_tls_key, self.ledger_tls_authorities)
+        if any(tls) and not all(tls):
+            raise ValueError(
+                "ledger_tls_certificate, ledger_tls_key and ledger_tls_authorities go together; set all or none"
+            )
+        names = [peer.dc for peer in self.ledger_peers]
+        if self.datacenter in names or len(set(names)) < len(names):
+            raise ValueError("ledger_peers: each is another datacenter, and stands there once")
+        if self.node == "ledger":
+            raise ValueError("node: `ledger` is the name under which ledgers write; choose another one")
+
+
+def _read(name: str, path: Path) -> str:
+    try:
+        if _SECRET.search(name) and path.stat().st_mode & 0o077:
+            raise ConfigError(f"{name}={path}: others may read it. Run: chmod 600 {path}")
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"{name}={path}: cannot be read ({error.strerror}). Check the path and its permissions."
+        ) from error
 
 
 def _environment() -> dict[str, str]:
@@ -115,12 +233,7 @@ def _environment() -> dict[str, str]:
         key = name.removeprefix(_PREFIX).lower()
         if key.endswith("_file"):
             key = key.removesuffix("_file")
-            try:
-                value = Path(value).read_text(encoding="utf-8").strip()  # noqa: PLW2901
-            except OSError as error:
-                raise ConfigError(
-                    f"{name}={value}: cannot be read ({error.strerror}). Check the path and its permissions."
-                ) from error
+            value = _read(name, Path(value))  # noqa: PLW2901
         found[key] = value
     return found
 

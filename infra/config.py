@@ -1,6 +1,6 @@
 """A stack's configuration: typed, checked before anything is touched; each error names the field, the value and the mend.
 
-One object, `heliograph:region`, says what the region is; four secrets stand beside it (`docs/operations.md` shows both). `python -m infra.new` writes them.
+One object, `heliograph:region`, says what the region is; the secrets stand beside it (`docs/operations.md` shows both). `python -m infra.new` writes them.
 """
 
 from __future__ import annotations
@@ -14,26 +14,41 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from cryptography import x509
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 __all__ = [
+    "SECRETS",
     "Certificates",
     "ConfigError",
     "ControlPlane",
     "Host",
     "Image",
+    "Ledger",
     "MongoDB",
+    "Peer",
     "Region",
     "Safety",
     "Secrets",
     "Shard",
     "Verify",
+    "Witness",
     "parse_region",
     "parse_secrets",
 ]
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=24)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
+_KEY_BYTES = 32
 _PROJECT = Path(__file__).parent.parent
 _DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 
@@ -44,6 +59,45 @@ class ConfigError(Exception):
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for network in value:
+        try:
+            ipaddress.IPv4Network(network)
+        except ValueError as error:
+            raise ValueError(f"{network!r} is no IPv4 network ({error}); write it as 10.0.0.0/8") from None
+    return value
+
+
+Networks = Annotated[tuple[str, ...], AfterValidator(_networks)]
+
+
+def _is_32_bytes(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == _KEY_BYTES
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _public_key(value: str) -> str:
+    if not _is_32_bytes(value):
+        raise ValueError(
+            f"{value[:60]!r} is not a public Ed25519 key (32 bytes in base64); `python -m infra.peer STACK` prints those of a region"
+        )
+    return value
+
+
+PublicKey = Annotated[str, AfterValidator(_public_key)]
+
+
+def _url(value: str) -> str:
+    if not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?", value):
+        raise ValueError(f"{value[:60]!r} is no address of a ledger; write it as https://10.0.0.11:8442")
+    return value
+
+
+Url = Annotated[str, AfterValidator(_url)]
 
 
 class Safety(StrEnum):
@@ -184,19 +238,91 @@ class ControlPlane(_Model):
     """On each host; one a core is a good start (docs/operations.md, Sizing)."""
     port: Port = 8443
     """Of the first node of a host; the next ones follow."""
-    allow: Annotated[tuple[str, ...], Field(min_length=1)] = ("0.0.0.0/0",)
+    allow: Annotated[Networks, Field(min_length=1)] = ("0.0.0.0/0",)
     """Networks that may reach the API."""
     log_level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
 
-    @field_validator("allow")
+
+class Peer(_Model):
+    """Another datacenter, with which the ledgers mirror and cosign each other: what `python -m infra.peer STACK` prints there."""
+
+    name: Name
+    """The other datacenter."""
+    urls: Annotated[tuple[Url, ...], Field(min_length=1, max_length=16)]
+    """Of its ledgers, any of which may answer."""
+    log_keys: Annotated[tuple[PublicKey, ...], Field(min_length=1)]
+    """Public keys that may sign its log; a second one while it changes its key."""
+    witness_key: PublicKey
+    mirror_key: PublicKey
+    authority: str
+    """PEM of its certificate authority."""
+    allow: Networks = ()
+    """Networks that its ledgers come from, where these are not the addresses in `urls`."""
+
+    @field_validator("authority")
     @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            try:
-                ipaddress.IPv4Network(network)
-            except ValueError as error:
-                raise ValueError(f"{network!r} is no IPv4 network ({error}); write it as 10.0.0.0/8") from None
-        return value
+    def _is_certificate(cls, value: str) -> str:
+        try:
+            x509.load_pem_x509_certificate(value.encode())
+        except ValueError:
+            raise ValueError(
+                "is not a certificate in PEM; `pulumi stack output authority` of the other region prints it"
+            ) from None
+        return value + "\n"
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        keys = [*self.log_keys, self.witness_key, self.mirror_key]
+        if len(set(keys)) < len(keys):
+            raise ValueError(
+                "log_keys, witness_key and mirror_key are different keys; copy them anew from `python -m infra.peer STACK`"
+            )
+        if not self.allow and (names := [name for name in map(_host_of, self.urls) if not _is_address(name)]):
+            raise ValueError(
+                f"the firewall cannot look up {names[0]}; say with allow which networks the ledgers of {self.name} come from, such as allow: [192.0.2.0/24]"
+            )
+        return self
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Where its ledgers may come from."""
+        return self.allow or tuple(map(_host_of, self.urls))
+
+
+def _host_of(url: str) -> str:
+    return url.removeprefix("https://").rpartition(":")[0] or url.removeprefix("https://")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+class Witness(_Model):
+    """A C2SP witness of somebody else."""
+
+    url: Annotated[str, Field(pattern=r"^https?://.+$")]
+    """Its submission prefix."""
+    vkey: Annotated[str, Field(pattern=r"^[^+\s]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+$")]
+    """Its verifier key: name+hash+base64."""
+
+
+class Ledger(_Model):
+    """The ledgers: up to three, on the hosts of the config servers; one leads."""
+
+    domain: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,98}[a-z0-9])?(:[0-9]+)?$")] = "heliograph.invalid"
+    """What the names of all logs begin with, for ever; the same in all datacenters. A domain of yours."""
+    port: Port = 8442
+    """Where ledgers speak to each other: reached from the region's hosts and the peers alone."""
+    peers: Annotated[tuple[Peer, ...], Field(max_length=16)] = ()
+    witnesses: Annotated[tuple[Witness, ...], Field(max_length=16)] = ()
+    public: bool = False
+    """Nodes serve the logs under /ledger/ to everybody, without a key."""
+    start_without_peers: bool = False
+    """Sign although no peer can be asked for the newest checkpoint that it knows of this log. Only after making sure that no database was restored."""
 
 
 class Certificates(_Model):
@@ -224,6 +350,7 @@ class Region(_Model):
     ssh: Ssh = Ssh()
     mongodb: MongoDB
     control_plane: ControlPlane
+    ledger: Ledger = Ledger()
     certificates: Certificates
     carrier: bool = True
     """Run the built-in carrier simulator on the first host, for the numbers under +999."""
@@ -248,6 +375,9 @@ class Region(_Model):
         placed = {name for shard in self.mongodb.shards for name in shard.hosts} | set(self.mongodb.config_hosts)
         if strange := sorted(placed - known):
             raise ValueError(f"mongodb: no host is called {', '.join(strange)}; hosts are {', '.join(sorted(known))}")
+        peers = [peer.name for peer in self.ledger.peers]
+        if self.name in peers or len(set(peers)) < len(peers):
+            raise ValueError("ledger.peers: each is another datacenter, and stands there once")
         if not self.carrier and self.verify.to.startswith("+999"):
             raise ValueError(
                 "verify.to: +999 needs `carrier: true`; give a real number that a connector of yours delivers to"
@@ -268,6 +398,15 @@ class Secrets(_Model):
     """HELIOGRAPH_SECRET_KEY of the nodes: seals stored passwords, digests API keys."""
     admin_key: SecretStr
     """The region's first API key, with the scope admin."""
+    ledger_key: SecretStr
+    """HELIOGRAPH_LEDGER_KEY of the ledgers: 32 random bytes in base64, from which their signing keys are made."""
+
+    @field_validator("ledger_key")
+    @classmethod
+    def _seed(cls, value: SecretStr) -> SecretStr:
+        if not _is_32_bytes(value.get_secret_value()):
+            raise ValueError("must be 32 random bytes in base64; make them with: openssl rand -base64 32")
+        return value
 
     @field_validator("secret_key")
     @classmethod
@@ -277,9 +416,17 @@ class Secrets(_Model):
         return value
 
 
+SECRETS = ("sshKey", "authorityCertificate", "authorityKey", "secretKey", "adminKey", "ledgerKey")
+"""Their names in a stack's file."""
+
+
 def _raise(error: ValidationError, prefix: str) -> None:
     lines = []
-    for item in error.errors(include_url=False, include_input=False):
+    found = error.errors(include_url=False, include_input=False)
+    for item in found:
+        below = [one for one in found if one["loc"][:-1] == item["loc"]]
+        if item["type"] == "too_short" and below:  # it counts the items that are right
+            continue
         where = ".".join(str(part) for part in item["loc"])
         advice = {
             "extra_forbidden": "there is no such field; docs/operations.md lists them",

@@ -11,7 +11,7 @@ __all__ = ["inventory"]
 
 
 def inventory(region: Region, topology: Topology) -> dict[str, Any]:
-    """Groups `hosts`, `config_servers`, one for each shard, `routers`, `nodes`; each host with what stands on it."""
+    """Groups `hosts`, `config_servers`, one for each shard, `routers`, `nodes`, `ledgers`; each host with what stands on it."""
     hosts: dict[str, Any] = {}
     for host in region.hosts:
         hosts[host.name] = {
@@ -31,12 +31,18 @@ def inventory(region: Region, topology: Topology) -> dict[str, Any]:
                 for n in topology.nodes
                 if n.host == host.name
             ],
+            "heliograph_ledgers": [
+                {"name": one.name, "url": one.url, "unit": "heliograph-ledger.service"}
+                for one in topology.ledgers
+                if one.host == host.name
+            ],
         }
     groups = {
         "config_servers": [m.host for m in topology.config_set.members],
         **{f"shard_{s.name.replace('-', '_')}": [m.host for m in s.members] for s in topology.shards},
         "routers": [r.host for r in topology.routers],
         "nodes": sorted({n.host for n in topology.nodes}),
+        "ledgers": [one.host for one in topology.ledgers],
     }
     return {
         "all": {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import secrets
 import subprocess
@@ -20,16 +21,22 @@ import yaml
 
 from infra.certificates import new_authority
 from infra.config import ConfigError, parse_region
-from infra.engine import pulumi_cli
+from infra.engine import pulumi_cli, stack_file
 from infra.plan import plan
 
 __all__ = ["main", "region_value"]
 
+_NO_DOMAIN = "heliograph.invalid"
 _EXAMPLE = "registry.example/name@sha256:" + "0" * 64
 
 
 def region_value(
-    name: str, hosts: dict[str, tuple[str, str]], user: str, images: dict[str, dict[str, str]], today: str
+    name: str,
+    hosts: dict[str, tuple[str, str]],
+    user: str,
+    images: dict[str, dict[str, str]],
+    today: str,
+    domain: str = _NO_DOMAIN,
 ) -> dict[str, Any]:
     """`heliograph:region` for these hosts (name → (address, SSH key)): three or more make a safe region, one makes a small one."""
     small = len(hosts) < 3
@@ -47,6 +54,7 @@ def region_value(
         "hosts": [{"name": host, "address": address, "host_key": key} for host, (address, key) in hosts.items()],
         "mongodb": mongodb,
         "control_plane": {"image": images["controlplane"]},
+        "ledger": {"domain": domain},
         "certificates": {"not_before": today},
     }
 
@@ -92,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("hosts", nargs="+", metavar="NAME=ADDRESS")
     parser.add_argument("--user", default="operator", help="SSH user: root, or one who may sudo without a password")
     parser.add_argument("--ssh-key", type=Path, required=True, help="private key of that user, without passphrase")
+    parser.add_argument(
+        "--domain",
+        default=_NO_DOMAIN,
+        help="a domain of yours, the same in all regions: it is in the name of every ledger's log",
+    )
     parser.add_argument("--mongod", help="image by digest, such as docker.io/library/mongo@sha256:…")
     parser.add_argument("--controlplane", help="image by digest, or the JSON file that `make images` wrote")
     return parser
@@ -99,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _write_region(stack: str, value: dict[str, Any]) -> None:
     """As YAML that people edit, beside the secrets that Pulumi wrote."""
-    path = Path(__file__).parent / "stacks" / f"Pulumi.{stack}.yaml"
+    path = stack_file(stack)
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     document["config"] = {"heliograph:region": value, **document["config"]}
     path.write_text(yaml.safe_dump(document, sort_keys=False, width=140), encoding="utf-8")
@@ -107,7 +120,7 @@ def _write_region(stack: str, value: dict[str, Any]) -> None:
 
 def _refuse_existing(stack: str) -> None:
     """New secrets over old ones would lock a region out of its own data."""
-    path = Path(__file__).parent / "stacks" / f"Pulumi.{stack}.yaml"
+    path = stack_file(stack)
     known = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("config", {}) if path.exists() else {}
     if any(name.startswith("heliograph:") for name in known):
         raise ConfigError(
@@ -130,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
         keys = {name: asyncio.run(_host_key(address)) for name, address in addresses.items()}
         today = datetime.now(UTC).date()
         hosts = {name: (address, keys[name]) for name, address in addresses.items()}
-        value = region_value(options.stack, hosts, options.user, _images(options), today.isoformat())
+        value = region_value(options.stack, hosts, options.user, _images(options), today.isoformat(), options.domain)
         topology = plan(parse_region(value))
         certificate, key = new_authority(options.stack, today)
         pulumi_cli("stack", "select", "--create", options.stack)
@@ -141,6 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
             "authorityKey": key,
             "secretKey": secrets.token_hex(32),
             "adminKey": _new_admin_key(),
+            "ledgerKey": base64.b64encode(secrets.token_bytes(32)).decode(),
         }.items():
             pulumi_cli("config", "set", "--stack", options.stack, "--secret", name, stdin=text)
         _write_region(options.stack, value)
@@ -156,7 +170,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.write(f"  {name}  {asyncssh.import_public_key(text).get_fingerprint()}\n")
     if _EXAMPLE in json.dumps(value):
         sys.stdout.write("Put the digests of your images into mongodb.image and control_plane.image.\n")
+    if value["ledger"]["domain"] == _NO_DOMAIN:
+        sys.stdout.write(
+            "Put a domain of yours into ledger.domain, the same in all regions: it is in the name of every log, for ever.\n"
+        )
     sys.stdout.write(f"Then: pulumi up --stack {options.stack}\n")
+    sys.stdout.write(
+        f"Regions that mirror each other's ledger know each other first: `python -m infra.peer {options.stack} --into OTHER` (docs/operations.md).\n"
+    )
 
 
 if __name__ == "__main__":

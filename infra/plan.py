@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 from infra.config import ConfigError, Host, Region, Safety
 
-__all__ = ["Member", "Node", "ReplicaSet", "Router", "Topology", "plan"]
+__all__ = ["Ledger", "Member", "Node", "ReplicaSet", "Router", "Topology", "plan"]
 
 CONFIG = "config"
 CARRIER_PORT = 2775
+LEDGERS = 3
+"""At most, in a datacenter: one leads, the others wait for its lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,22 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Ledger:
+    """One ledger process."""
+
+    name: str
+    """Unique among nodes and ledgers: `<host>-ledger`."""
+    host: str
+    address: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Where the other ledgers reach it."""
+        return f"https://{self.address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class Topology:
     """Everything that stands in a region."""
 
@@ -104,6 +122,7 @@ class Topology:
     shards: tuple[ReplicaSet, ...]
     routers: tuple[Router, ...]
     nodes: tuple[Node, ...]
+    ledgers: tuple[Ledger, ...]
     carrier: str | None
     """The host of the built-in carrier."""
 
@@ -117,6 +136,7 @@ class Topology:
         found = {m.port: f"mongod of {m.set}" for s in self.sets for m in s.members if m.host == host}
         found |= {r.port: "mongos" for r in self.routers if r.host == host}
         found |= {n.port: f"node {n.name}" for n in self.nodes if n.host == host}
+        found |= {one.port: "ledger" for one in self.ledgers if one.host == host}
         if self.carrier == host:
             found[CARRIER_PORT] = "carrier simulator"
         return found
@@ -153,6 +173,7 @@ def plan(region: Region) -> Topology:
         shards=tuple(sets[1:]),
         routers=tuple(Router(host.name, host.address, mongodb.router_port) for host in region.hosts),
         nodes=nodes,
+        ledgers=_ledgers(region, [by_name[member.host] for member in sets[0].members]),
         carrier=region.hosts[0].name if region.carrier else None,
     )
     _check_ports(topology)
@@ -218,6 +239,18 @@ def _replica_set(name: str, role: str, hosts: Sequence[Host], port: int, *, pref
     return ReplicaSet(name, role, members)
 
 
+def _ledgers(region: Region, hosts: Sequence[Host]) -> tuple[Ledger, ...]:
+    """On hosts of config servers, which are spread as `safety` wants it: one of each failure domain before a second of any."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for host in hosts:
+        domain = host.failure_domain or host.name
+        turns.append((seen[domain], host))
+        seen[domain] += 1
+    chosen = [host for _, host in sorted(turns, key=lambda turn: turn[0])[:LEDGERS]]
+    return tuple(Ledger(f"{host.name}-ledger", host.name, host.address, region.ledger.port) for host in chosen)
+
+
 def _check_ports(topology: Topology) -> None:
     for host in topology.hosts:
         claims: list[tuple[int, str]] = [
@@ -225,6 +258,7 @@ def _check_ports(topology: Topology) -> None:
         ]
         claims += [(r.port, "mongos") for r in topology.routers if r.host == host.name]
         claims += [(n.port, f"node {n.name}") for n in topology.nodes if n.host == host.name]
+        claims += [(one.port, "the ledger") for one in topology.ledgers if one.host == host.name]
         claims += [(CARRIER_PORT, "the carrier")] if topology.carrier == host.name else []
         if beyond := [f"{who} would listen on {port}" for port, who in claims if port > 65535]:
             raise ConfigError(
@@ -234,5 +268,5 @@ def _check_ports(topology: Topology) -> None:
             if count > 1:
                 who = " and ".join(what for claimed, what in claims if claimed == port)
                 raise ConfigError(
-                    f"{host.name}: {who} would both listen on {port}; move one (mongodb.*_port, control_plane.port)"
+                    f"{host.name}: {who} would both listen on {port}; move one (mongodb.*_port, control_plane.port, ledger.port)"
                 )

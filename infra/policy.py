@@ -121,7 +121,7 @@ def quiet_stdout(resources: Sequence[Resource]) -> list[str]:
     ]
 
 
-_DISPOSABLE = {"/var/lib/heliograph/node", "/var/lib/heliograph/carrier"}
+_DISPOSABLE = {"/var/lib/heliograph/ledger", "/var/lib/heliograph/node", "/var/lib/heliograph/carrier"}
 """Locks, and what the simulator remembers."""
 
 

@@ -128,7 +128,7 @@ def drift(survey: Survey) -> list[str]:
     ]
 
 
-def warnings(region: Region, survey: Survey) -> list[str]:
+def warnings(region: Region, topology: Topology, survey: Survey) -> list[str]:
     """What does not stop an `up` but should be known."""
     found = []
     per_member = region.mongodb.cache_gb * 2048 + 1024
@@ -136,10 +136,9 @@ def warnings(region: Region, survey: Survey) -> list[str]:
         facts = survey.facts.get(host.name)
         if facts is None:
             continue
-        members = sum(name.startswith("mongod-") for name in facts.values["installed"]) or 1 + len(
-            region.mongodb.shards
-        )
-        need = members * per_member + region.control_plane.nodes * 3072
+        members = sum(member.host == host.name for one in topology.sets for member in one.members)
+        ledgers = sum(ledger.host == host.name for ledger in topology.ledgers)
+        need = members * per_member + region.control_plane.nodes * 3072 + ledgers * 1024
         if need > facts.values["memory_mb"]:
             found.append(
                 f"{host.name}: its services may use {need:.0f} MiB together and it has {facts.values['memory_mb']}"

@@ -14,14 +14,13 @@ from infra import preflight, quadlets, render
 from infra.certificates import Authority
 from infra.components.control_plane import SecretInputs
 from infra.components.region import Region
-from infra.config import ConfigError, parse_region, parse_secrets
+from infra.config import SECRETS, ConfigError, parse_region, parse_secrets
+from infra.peer import peer_entry
 from infra.plan import plan
 from infra.ssh import Shell
 from infra.survey import survey
 
-__all__ = ["SECRETS", "build", "main"]
-
-SECRETS = ("sshKey", "authorityCertificate", "authorityKey", "secretKey", "adminKey")
+__all__ = ["build", "main"]
 
 
 def build(region_value: Any, secret_values: dict[str, str | None]) -> Region:
@@ -44,13 +43,16 @@ def build(region_value: Any, secret_values: dict[str, str | None]) -> Region:
         found = thread.submit(asyncio.run, survey(region, topology, shell, f"{now:.0f}", now)).result()
     if problems := preflight.problems(region, topology, found, authority.certificate):
         raise ConfigError("\n".join(problems))
-    for warning in (*preflight.drift(found), *preflight.warnings(region, found)):
+    for warning in (*preflight.drift(found), *preflight.warnings(region, topology, found)):
         pulumi.log.warn(warning)
     hidden = SecretInputs(
-        pulumi.Output.secret(secrets.secret_key.get_secret_value()),
-        pulumi.Output.secret(secrets.admin_key.get_secret_value()),
+        *[
+            pulumi.Output.secret(one.get_secret_value())
+            for one in (secrets.secret_key, secrets.admin_key, secrets.ledger_key)
+        ]
     )
-    return Region(region, topology, authority, pulumi.Output.secret(ssh_key), hidden, found)
+    entry = peer_entry(topology, secrets.ledger_key.get_secret_value(), authority.certificate)
+    return Region(region, topology, authority, pulumi.Output.secret(ssh_key), hidden, found, entry)
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from infra.config import Region
-from infra.plan import CARRIER_PORT, Member, Node, ReplicaSet, Router, Topology
+from infra.plan import CARRIER_PORT, Ledger, Member, Node, ReplicaSet, Router, Topology
 
 __all__ = [
     "DATA_UID",
@@ -22,6 +23,7 @@ __all__ = [
     "File",
     "carrier",
     "host",
+    "ledger",
     "member",
     "node",
     "router",
@@ -105,7 +107,15 @@ def host(region: Region, topology: Topology, name: str) -> Bundle:
         "net.core.somaxconn": 4096,
     }
     mode = "always" if big_pages else "never"
-    firewall = _render("etc/firewall.nft.j2", inner=inner, api=api, region=addresses, allow=region.control_plane.allow)
+    firewall = _render(
+        "etc/firewall.nft.j2",
+        inner=inner,
+        api=api,
+        ledger=sorted(one.port for one in topology.ledgers if one.host == name),
+        region=addresses,
+        peers=_apart([*addresses, *(network for peer in region.ledger.peers for network in peer.networks)]),
+        allow=region.control_plane.allow,
+    )
     return Bundle(
         "host",
         files=(
@@ -135,6 +145,13 @@ def host(region: Region, topology: Topology, name: str) -> Bundle:
             "probes": [["nft", "list", "table", "inet", "heliograph"]],
         },
     )
+
+
+def _apart(networks: Iterable[str]) -> list[str]:
+    """Without what another of them holds already: nft refuses sets that overlap."""
+    known = sorted({ipaddress.IPv4Network(network) for network in networks})
+    found = [one for one in known if not any(one != other and one.subnet_of(other) for other in known)]
+    return [str(one).removesuffix("/32") for one in found]
 
 
 def _text(name: str) -> str:
@@ -202,13 +219,13 @@ def generation(region: Region) -> str:
     return f"{region.certificates.not_before}-{region.certificates.days}"
 
 
-def mongodb_uri(topology: Topology, host_name: str) -> str:
-    """For the nodes of a host: its own router first, the others behind it; x509."""
+def mongodb_uri(topology: Topology, host_name: str, role: str = "node") -> str:
+    """For the nodes, or the ledger, of a host: its own router first, the others behind it; x509."""
     routers = sorted(topology.routers, key=lambda r: r.host != host_name)
     options = {
         "tls": "true",
         "tlsCAFile": "/etc/heliograph/tls/ca.pem",
-        "tlsCertificateKeyFile": "/etc/heliograph/tls/node.pem",
+        "tlsCertificateKeyFile": f"/etc/heliograph/tls/{role}.pem",
         "authMechanism": "MONGODB-X509",
         "authSource": "$external",
     }
@@ -232,6 +249,7 @@ def node(region: Region, topology: Topology, one: Node) -> Bundle:
         region=region.name,
         uri=mongodb_uri(topology, one.host),
         log_level=region.control_plane.log_level,
+        **_ledger_settings(region),
     )
     quadlet = _render(
         "quadlets/heliograph-node.container.j2",
@@ -248,6 +266,56 @@ def node(region: Region, topology: Topology, one: Node) -> Bundle:
             File(f"{QUADLETS}/heliograph-node-{one.number}.container", quadlet),
         ),
         units=(f"heliograph-node-{one.number}.service",),
+    )
+
+
+def _ledger_settings(region: Region) -> dict[str, Any]:
+    """What nodes and ledgers know alike of the logs, as they take it from their environment."""
+    peers = [
+        {
+            "dc": peer.name,
+            "urls": peer.urls,
+            "log_keys": peer.log_keys,
+            "witness_key": peer.witness_key,
+            "mirror_key": peer.mirror_key,
+        }
+        for peer in region.ledger.peers
+    ]
+    witnesses = [{"url": witness.url, "vkey": witness.vkey} for witness in region.ledger.witnesses]
+    return {"ledger": region.ledger, "peers": json.dumps(peers), "witnesses": json.dumps(witnesses)}
+
+
+def ledger(region: Region, topology: Topology, one: Ledger) -> Bundle:
+    """The ledger of a host, but for its key."""
+    env = _render(
+        "etc/ledger.env.j2",
+        one=one,
+        region=region.name,
+        uri=mongodb_uri(topology, one.host, "ledger"),
+        log_level=region.control_plane.log_level,
+        **_ledger_settings(region),
+    )
+    quadlet = _render(
+        "quadlets/heliograph-ledger.container.j2",
+        certificates=generation(region),
+        one=one,
+        image=region.control_plane.image.reference,
+        uid=NODE_UID,
+    )
+    state = "/var/lib/heliograph/ledger"  # locks only
+    authorities = "# Of the region itself above, of its peers below.\n" + "".join(
+        peer.authority for peer in region.ledger.peers
+    )
+    return Bundle(
+        "ledger",
+        files=(
+            File("/etc/heliograph/ledger/ledger.env", env),
+            File("/etc/heliograph/ledger/authorities.pem", authorities, prepend="/etc/heliograph/tls/ca.pem"),
+            File(f"{QUADLETS}/heliograph-ledger.container", quadlet),
+        ),
+        units=("heliograph-ledger.service",),
+        directories=({"path": "/etc/heliograph/ledger"}, {"path": state, "mode": "700", "owner": NODE_USER}),
+        extra={"purge": [state]},
     )
 
 
@@ -277,6 +345,7 @@ def everything(region: Region, topology: Topology) -> dict[tuple[str, str], Bund
     found |= {(r.host, "router"): router(region, topology, r) for r in topology.routers}
     found |= {(n.host, "secret-key"): node_base() for n in topology.nodes}
     found |= {(n.host, f"node-{n.number}"): node(region, topology, n) for n in topology.nodes}
+    found |= {(one.host, "ledger"): ledger(region, topology, one) for one in topology.ledgers}
     found |= {(h.name, "carrier"): carrier(region, h.address) for h in region.hosts if h.name == topology.carrier}
     return found
 
@@ -319,15 +388,24 @@ def organization(region: str) -> str:
 CLIENT_UNIT = "heliograph-client"
 
 
+CLIENTS = ("ledger", "node")
+"""Common names of the certificates with which the control plane's processes come to MongoDB; each is a user of its own."""
+BY_ID = ("ledger_bundles", "ledger_tiles")
+"""Collections that are spread by their `_id`; the ledger's others stay small."""
+
+
 def shard_spec(topology: Topology) -> dict[str, Any]:
     """For `heliograph cluster shards`: shards, the sharded collections and who may do what."""
-    user = f"CN=node,OU={CLIENT_UNIT},O={organization(topology.region)}"
+    users = [f"CN={name},OU={CLIENT_UNIT},O={organization(topology.region)}" for name in CLIENTS]
     return {
         "routers": [router.endpoint for router in topology.routers],
         "shards": [{"name": s.name, "members": [m.endpoint for m in s.members]} for s in topology.shards],
         "database": "heliograph",
-        "collections": {"events": {"key": {"mid": "hashed"}}},
-        "users": [{"user": user, "roles": [{"role": "readWrite", "db": "heliograph"}]}],
+        "collections": {
+            "events": {"key": {"mid": "hashed"}},
+            **{name: {"key": {"_id": "hashed"}} for name in BY_ID},
+        },
+        "users": [{"user": user, "roles": [{"role": "readWrite", "db": "heliograph"}]} for user in users],
     }
 
 

@@ -16,22 +16,12 @@ from typing import Any
 from infra import preflight, render
 from infra.certificates import Authority
 from infra.config import ConfigError, Region, Secrets, parse_region, parse_secrets
-from infra.engine import pulumi_cli
+from infra.engine import stack_configuration
 from infra.plan import Topology, plan
-from infra.program import SECRETS
 from infra.ssh import Shell
 from infra.survey import survey
 
 __all__ = ["examine", "main"]
-
-
-def stack_configuration(stack: str) -> tuple[Any, dict[str, str | None]]:
-    """(`heliograph:region`, the secrets) of a stack, by `pulumi config`. Raises ConfigError."""
-    said = pulumi_cli("config", "--stack", stack, "--show-secrets", "--json")
-    values = {name.removeprefix("heliograph:"): one for name, one in json.loads(said).items()}
-    region = values.get("region", {})
-    secrets = {name: values.get(name, {}).get("value") for name in SECRETS}
-    return region.get("objectValue") or json.loads(region.get("value", "null")), secrets
 
 
 async def examine(region: Region, topology: Topology, shell: Shell, secrets: Secrets, now: float) -> dict[str, Any]:
@@ -46,7 +36,7 @@ async def examine(region: Region, topology: Topology, shell: Shell, secrets: Sec
     problems += preflight.drift(seen)
     report: dict[str, Any] = {
         "problems": problems,
-        "warnings": preflight.warnings(region, seen),
+        "warnings": preflight.warnings(region, topology, seen),
         "cluster": None,
         "messages": [],
     }

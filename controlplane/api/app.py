@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from controlplane import __version__
-from controlplane.api import callbacks, configuration, explain, health, openapi, reading
+from controlplane.api import callbacks, configuration, explain, health, ledger, openapi, reading, regions
 from controlplane.api.envelope import Envelope
 from controlplane.api.hot import hot_handlers, hot_routes
 from controlplane.api.problems import install
@@ -26,8 +26,8 @@ def bare_app() -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for router in (health.router, reading.router, callbacks.router, explain.router, configuration.router):
-        app.include_router(router)
+    for module in (health, reading, ledger, regions, callbacks, explain, configuration):
+        app.include_router(module.router)
     install(app)
     openapi.install(app)
     return app

@@ -52,6 +52,14 @@ class TenantBody(_Body):
     ] = 0
     unknown_policies: dict[MessageClass, UnknownPolicy] = Field(default_factory=dict)
     smart_encoding: bool = False
+    retention_days: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=3650,
+            description="Erase recipient, sender and text of final messages older than this; null: never.",
+        ),
+    ] = None
 
 
 class NewTenant(TenantBody):

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from controlplane.api.auth import Caller, authenticate
 from controlplane.api.problems import document, internal, invalid, render, request_id, store_unavailable
 from controlplane.api.ratelimit import RateLimiter
-from controlplane.api.services import Services
+from controlplane.api.services import Services, WaitForMirror
 from controlplane.api.submission import (
     BatchItem,
     Prepared,
@@ -138,7 +138,18 @@ class _Hot:
         if replayed:
             headers["idempotent-replayed"] = "true"
         headers["location"] = f"/v1/messages/{prepared.draft.mid}"
+        if "durability" in (prepared.draft.data or ()) and isinstance(outcome, Event):
+            self._services.wait_for_mirror(outcome, partial(self._mirrored, rid, headers, respond, _encode(answer)))
+            return
         respond(202, headers, _encode(answer))
+
+    @staticmethod
+    def _mirrored(rid: str, headers: dict[str, str], respond: Respond, answer: bytes, error: Exception | None) -> None:
+        """A second datacenter has the message, or (error) is not known to have it."""
+        if error is None:
+            respond(202, headers, answer)
+        else:
+            respond(*_problem(error, _MESSAGES, rid))
 
     def batch(self, headers: dict[bytes, bytes], body: bytes, rid: str, respond: Respond) -> None:
         """Up to 10,000 messages, each with its own result."""
@@ -148,7 +159,9 @@ class _Hot:
             key = _key(headers)
             raws = _counted(_lines(body) if media in _NDJSON else _items(body))
             answer_headers = {"content-type": _JSON, **self._limiter.take(caller, len(raws))}
-            collected = _Collected(len(raws), rid, partial(respond, 202, answer_headers))
+            collected = _Collected(
+                len(raws), rid, partial(respond, 202, answer_headers), self._services.wait_for_mirror
+            )
             prepared: list[tuple[int, Prepared]] = []
             for index, raw in enumerate(raws):
                 try:
@@ -178,12 +191,13 @@ class _Hot:
 class _Collected:
     """The results of one batch, as they come; answers when the last one is there."""
 
-    def __init__(self, count: int, rid: str, respond: Callable[[bytes], None]) -> None:
+    def __init__(self, count: int, rid: str, respond: Callable[[bytes], None], wait_for_mirror: WaitForMirror) -> None:
         self._results: list[dict[str, Any]] = [{}] * count
         self._left = count
         self._rejected = 0
         self._rid = rid
         self._respond = respond
+        self._wait_for_mirror = wait_for_mirror
 
     def put(self, index: int, result: dict[str, Any]) -> None:
         self._results[index] = {"index": index, **result}
@@ -201,8 +215,19 @@ class _Collected:
             answer, replayed = _answer(prepared, outcome)
         except Exception as error:  # noqa: BLE001
             self.refuse(index, _as_problem(error, self._rid))
+            return
+        if replayed:
+            answer["replayed"] = True
+        if "durability" in (prepared.draft.data or ()) and isinstance(outcome, Event):
+            self._wait_for_mirror(outcome, partial(self._mirrored, index, answer))
         else:
-            self.put(index, {**answer, "replayed": True} if replayed else answer)
+            self.put(index, answer)
+
+    def _mirrored(self, index: int, answer: dict[str, Any], error: Exception | None) -> None:
+        if error is None:
+            self.put(index, answer)
+        else:
+            self.refuse(index, _as_problem(error, self._rid))
 
 
 def _answer(prepared: Prepared, outcome: Event | Exception) -> tuple[dict[str, Any], bool]:

@@ -81,6 +81,7 @@ _STATUSES = {
     "415": "Unsupported media type",
     "422": "Not valid; `errors` points to each field",
     "429": "Too many messages",
+    "500": "A fault of ours",
     "501": "Not available on this node",
     "503": "Not accepted for now; try again",
 }
@@ -179,6 +180,9 @@ def document(app: FastAPI) -> dict[str, Any]:
         for method, operation in item.items():
             if path.startswith("/v1/"):
                 _complete(method, path, operation)
+            elif path.startswith("/ledger/") and path != "/ledger/verifier.py":
+                operation["responses"].update(_problems("401", "403", "404", "422", "500", "503"))
+                operation["security"] = [{"key": []}, {}]  # without one where ledger_public is set
     for path, item in _hot_paths().items():
         item["post"]["security"] = [{"key": []}]
         spec["paths"].setdefault(path, {}).update(item)

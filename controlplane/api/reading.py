@@ -20,9 +20,10 @@ from controlplane.domain.message import Message, Status
 from controlplane.errors import FieldError, Problem
 from controlplane.ids import is_mid
 from controlplane.store.book import Fact
+from controlplane.store.erasure import erased, home
 from controlplane.store.events import ListFilter
 
-__all__ = ["router"]
+__all__ = ["load_message", "router", "services_of"]
 
 router = APIRouter(prefix="/v1/messages", tags=["messages"])
 
@@ -49,11 +50,31 @@ def no_such_message(mid: str) -> Problem:
     )
 
 
-async def _load(services: Services, caller: Caller, mid: str) -> tuple[Message, list[Event]]:
-    story = await services.book.load(mid) if is_mid(mid) else None
+def elsewhere(mid: str, home: str, here: str) -> Problem:
+    """409: another datacenter's message; it alone may change it."""
+    return Problem(
+        "other-datacenter",
+        "Another datacenter has this message",
+        409,
+        f"Message {mid} belongs to the datacenter {home}; this is {here}, which can read it and prove it.",
+        f"Send the request to a node of {home}. When {home} is lost for good, the operator runs `heliograph region adopt {home}`.",
+        extra={"datacenter": home},
+    )
+
+
+async def load_message(services: Services, caller: Caller, mid: str) -> tuple[Message, list[Event]]:
+    """The message and its events. Problem 404 when it is not there, or another tenant's."""
+    story = await services.book.load(mid) if is_mid(mid.partition("@")[0]) else None
     if story is None or (story[0].tenant != caller.tenant.id and not caller.admin):
         raise no_such_message(mid)
     return story
+
+
+async def _at_home(services: Services, message: Message, events: list[Event]) -> None:
+    """Raise Problem 409 for a message that another datacenter alone may change, unless its messages were taken over here."""
+    here, there = services.settings.datacenter, home(message, events)
+    if there != here and there not in await services.regions.adopted():
+        raise elsewhere(message.mid, there, here)
 
 
 def _time(name: str, value: str | None) -> int | None:
@@ -106,7 +127,7 @@ async def list_messages(
 async def get_message(request: Request, mid: str, caller: Reader) -> dict[str, Any]:
     """Status, parts, each event in words, and why the route was chosen."""
     services = services_of(request)
-    message, events = await _load(services, caller, mid)
+    message, events = await load_message(services, caller, mid)
     return detail(message, events, services.clock.now_ms())
 
 
@@ -114,15 +135,18 @@ async def get_message(request: Request, mid: str, caller: Reader) -> dict[str, A
 async def cancel_message(request: Request, mid: str, caller: Writer) -> Any:
     """Possible while it is scheduled, accepted or queued, and not in hand. Any node takes the request; the message's owner decides."""
     services = services_of(request)
-    message, _ = await _load(services, caller, mid)
+    message, _ = await load_message(services, caller, mid)
     book = services.book
     event = None
     if book.get(mid) is not None:
         idle = Fact(Kind.CANCELLED, {}, guard=lambda m: m.status in _CANCELLABLE and mid not in book.flying)
         event = await book.record(mid, idle)
     elif message.owner is not None and not message.final:
-        return await services.peers.forward(request, message.owner)
-    message, events = await _load(services, caller, mid)
+        here = services.settings.datacenter
+        if message.owner[0] != here:
+            raise elsewhere(mid, message.owner[0], here)
+        return await services.peers.forward(request, message.owner[1:])
+    message, events = await load_message(services, caller, mid)
     if event is None and message.status is not Status.CANCELLED:
         raise Problem(
             "not-cancellable",
@@ -138,7 +162,8 @@ async def cancel_message(request: Request, mid: str, caller: Writer) -> Any:
 async def erase_content(request: Request, mid: str, caller: Writer) -> dict[str, Any]:
     """The events and their proofs stay; what they said about people is gone. Only for messages at their end."""
     services = services_of(request)
-    message, _ = await _load(services, caller, mid)
+    message, events = await load_message(services, caller, mid)
+    await _at_home(services, message, events)
     if not message.final:
         raise Problem(
             "not-final",
@@ -147,15 +172,9 @@ async def erase_content(request: Request, mid: str, caller: Writer) -> dict[str,
             f"The message is {message.status.value}; its text is still needed.",
             "Cancel it, or wait for its final status.",
         )
-    kept = {
-        "status": message.status.value,
-        "class": message.cls,
-        "encoding": message.encoding,
-        "parts": len(message.parts),
-    }
-    await services.book.record(mid, Fact(Kind.ERASED, kept, guard=lambda m: m.final and not m.erased))
+    await services.book.record(mid, erased(message))
     await services.events.erase(mid)
-    message, events = await _load(services, caller, mid)
+    message, events = await load_message(services, caller, mid)
     return detail(message, events, services.clock.now_ms())
 
 
@@ -171,9 +190,9 @@ class Feedback(BaseModel):
 async def send_feedback(request: Request, mid: str, body: Feedback, caller: Writer) -> dict[str, Any]:
     """Such as a one-time code that was entered. Routing weighs it above receipts."""
     services = services_of(request)
-    await _load(services, caller, mid)
+    await _at_home(services, *await load_message(services, caller, mid))
     at = _time("/at", body.at) or services.clock.now_ms()
     feedback = Fact(Kind.FEEDBACK, {"outcome": body.outcome, "at": at}, guard=lambda m: not m.erased)
     await services.book.record(mid, feedback)
-    message, events = await _load(services, caller, mid)
+    message, events = await load_message(services, caller, mid)
     return detail(message, events, services.clock.now_ms())

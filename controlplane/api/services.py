@@ -10,15 +10,23 @@ from prometheus_client import CollectorRegistry
 
 from controlplane.api.peers import Peers
 from controlplane.clock import Clock
+from controlplane.domain.events import Event
+from controlplane.ledger.published import Published
+from controlplane.ledger.standing import Standing
 from controlplane.routing import Router
 from controlplane.settings import Settings
 from controlplane.store.book import Book
 from controlplane.store.callback_log import CallbackLog
 from controlplane.store.catalog import Catalog
 from controlplane.store.events import EventReader
+from controlplane.store.ledger import LedgerStore
+from controlplane.store.regions import Adoption, RegionStore
 from controlplane.store.seal import Seal
 
-__all__ = ["BindState", "CallbackReplay", "ConnectorState", "Health", "Services"]
+__all__ = ["BindState", "CallbackReplay", "ConnectorState", "Health", "Services", "WaitForMirror"]
+
+WaitForMirror = Callable[[Event, Callable[[Exception | None], None]], None]
+"""(committed `accepted` of durability `global`, told): `told` is called once, in the loop: with nothing when a second datacenter has it, else with why not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,14 @@ class CallbackReplay(Protocol):
         ...
 
 
+class RegionAdoption(Protocol):
+    """Taking over a lost datacenter's messages, as far as the API knows it."""
+
+    async def ask(self, dc: str, *, dry_run: bool, unattempted: str) -> Adoption:
+        """Begin; it goes on in the background."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """Built by the composition root."""
@@ -77,6 +93,12 @@ class Services:
     callback_log: CallbackLog
     check_callback_url: Callable[[str], str | None]
     """What is wrong with a callback URL, or None."""
+    wait_for_mirror: WaitForMirror
+    ledger: LedgerStore
+    published: Published
+    standing: Standing
+    regions: RegionStore
+    adoption: RegionAdoption
     new_callback_secret: Callable[[], str]
     connectors: Callable[[], list[ConnectorState]]
     health: Callable[[], Health]

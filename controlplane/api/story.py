@@ -21,6 +21,8 @@ _REASONS = {
     "validity": "its validity ended before it could be sent",
     "no_receipt": "no receipt came",
     "no_outcome": "neither a response nor a receipt came",
+    "region_lost": "its datacenter was lost",
+    "not_mirrored": "no second datacenter had it in time",
 }
 
 
@@ -50,6 +52,8 @@ def sentence(event: Event) -> str:  # noqa: C901, PLR0912 - one case a kind
             return f"{data.get('connector')} refused it for now{code}; it will be tried again."
         case Kind.REROUTED:
             return f"Leaves {event.route or 'its route'}: {_why(event)}{code}."
+        case Kind.UNKNOWN if event.reason == "region_lost":
+            return "Its datacenter was lost: it may or may not have been sent, and is not sent again."
         case Kind.UNKNOWN:
             return f"Sent to {data.get('connector')}, but {_why(event)}: it may or may not have been taken."
         case Kind.ENROUTE:
@@ -60,8 +64,12 @@ def sentence(event: Event) -> str:  # noqa: C901, PLR0912 - one case a kind
             return f"{part}not delivered: {_why(event)}."
         case Kind.EXPIRED:
             return f"{part}expired: {_why(event)}."
+        case Kind.FAILED if event.reason == "not_mirrored":
+            return "Refused: no second datacenter had it in time. It was not sent."
         case Kind.FAILED:
             return f"Failed: {_why(event)}{code}, and no route is left."
+        case Kind.ADOPTED if "from_dc" in data:
+            return f"Taken over by {event.node} of {event.dc} after the loss of {data['from_dc']}."
         case Kind.ADOPTED:
             return f"Taken over by {event.node} from {data.get('from_node')} (term {data.get('from_epoch')})."
         case Kind.CANCELLED:
@@ -69,7 +77,10 @@ def sentence(event: Event) -> str:  # noqa: C901, PLR0912 - one case a kind
         case Kind.FEEDBACK:
             return f"Feedback: {data.get('outcome')}."
         case Kind.ERASED:
-            return "Recipient, sender and text erased on request; the proof stays."
+            why = "since their retention is over" if event.reason == "retention" else "on request"
+            return f"Recipient, sender and text erased {why}; the proof stays."
+        case Kind.GAP:
+            return "What happened here is lost everywhere; the ledger says so."
         case Kind.RECEIVED:
             return f"Received from {data.get('connector')}" + (
                 "." if data.get("complete", True) else ", with parts missing."
@@ -110,6 +121,7 @@ def detail(message: Message, events: list[Event], now: int) -> dict[str, Any]:
         "body": message.body or None,
         "context": first.get("context", {}),
         "unknown_policy": message.unknown_policy or None,
+        "durability": first.get("durability", "regional") if first else None,
         "attempts": message.attempt,
         "why": first.get("plan"),
         "feedback": message.feedback or None,

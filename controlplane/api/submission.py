@@ -78,7 +78,10 @@ class MessageRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, om
     origin: (
         Annotated[str, Meta(pattern="^[A-Z]{2}$", description="The sender's country, ISO 3166-1 alpha-2.")] | None
     ) = None
-    durability: Literal["regional", "global"] = "regional"
+    durability: Annotated[
+        Literal["regional", "global"],
+        Meta(description="`global`: answered, and sent, once a second datacenter durably has the message too."),
+    ] = "regional"
     unknown_policy: Literal["hold", "resend"] | None = None
     dry_run: Annotated[bool, Meta(description="Answer what would happen, and accept nothing.")] = False
 
@@ -178,13 +181,13 @@ def prepare(request: MessageRequest, caller: Caller, services: Services, key: st
             _check_callback(request.callback_url, services)
     except ValueError:
         raise invalid(_wrong_values(request, services, now)) from None
-    if request.durability == "global":
+    if request.durability == "global" and not services.settings.ledger_peers:
         raise Problem(
-            "not-available",
-            "Not available",
+            "no-peer",
+            "No second datacenter",
             501,
-            "durability `global` needs a second datacenter's ledger, and this node has none.",
-            "Send with durability `regional` (the default); nothing was accepted.",
+            "durability `global` needs a second datacenter that mirrors this one, and this node knows none.",
+            "Send with durability `regional` (the default), or ask the operator to set HELIOGRAPH_LEDGER_PEERS; nothing was accepted.",
         )
     tenant = caller.tenant
     analysis = analyse(request.body, smart=tenant.smart_encoding)
@@ -242,6 +245,8 @@ def _add_optional(data: dict[str, Any], request: MessageRequest) -> None:
         data["max_price"] = request.max_price
     if request.origin:
         data["origin"] = request.origin
+    if request.durability == "global":
+        data["durability"] = request.durability
 
 
 def _unknown_policy(tenant: Tenant, cls: str) -> str:

@@ -83,7 +83,7 @@ class Adopter:
         adopted = 0
         async for mids in _chunks(self._mids(term)):
             found = [fold(events) for events in (await self._reader.load_many(mids)).values()]
-            owner = (term.node, term.epoch)
+            owner = (self._lease.dc, term.node, term.epoch)
             ours = [message for message in found if message and not message.final and message.owner == owner]
             adopted += sum(await asyncio.gather(*(self._take(message, term, attempted) for message in ours)))
         await self._callbacks(term)
@@ -111,7 +111,7 @@ class Adopter:
                 yield event.mid
 
     async def _take(self, message: Message, term: Term, attempted: Attempted) -> bool:
-        owner = (term.node, term.epoch)
+        owner = (self._lease.dc, term.node, term.epoch)
         lost = [
             (number, *attempted[message.mid, number])
             for number, part in enumerate(message.parts, 1)

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable
 
 from controlplane.clock import Clock
+from controlplane.dispatch.hold import Hold
 from controlplane.dispatch.inquiry import Inquirer
 from controlplane.dispatch.outbox import Outbox
+from controlplane.dispatch.region import REGION_LOST
 from controlplane.dispatch.timers import Wheel
 from controlplane.domain.catalog import MESSAGE_CLASSES, SENDER_TYPES, SenderType, UnknownPolicy
 from controlplane.domain.events import Event, Kind
@@ -36,12 +38,15 @@ class Owner:
         book: Book,
         router: Router,
         outboxes: Callable[[], dict[str, Outbox]],
+        hold: Hold,
         clock: Clock,
         *,
         receipt_grace_seconds: int,
     ) -> None:
         self._book = book
         self._router = router
+        self._hold = hold
+        hold.released = self.look
         self._outboxes = outboxes
         self._clock = clock
         self._grace_ms = receipt_grace_seconds * 1000
@@ -61,9 +66,13 @@ class Owner:
             if own:
                 self._wheel.add(message.expires_at, message.mid)
                 self.look(message.mid)
+            elif message.mirror_first is not None:
+                self._hold.drop(message)
         elif message.final:
             self._wheel.drop(message.expires_at, message.mid)
             self._wheel.drop(message.expires_at + self._grace_ms, message.mid)
+            if message.mirror_first is not None:
+                self._hold.drop(message)
 
     def landed(self, mid: str) -> None:
         """A submit has its outcome."""
@@ -106,6 +115,8 @@ class Owner:
         if now >= message.expires_at:
             self._expire(message, "validity")
             return
+        if message.mirror_first is not None and self._hold.keeps(message):
+            return
         due = max(message.send_at, message.retry_at)
         if due > now:
             self._wheel.add(due, message.mid)
@@ -115,6 +126,7 @@ class Owner:
     def _resends(self, message: Message, now: int) -> bool:
         return (
             message.unknown_policy == UnknownPolicy.RESEND
+            and message.reason != REGION_LOST  # the operator, or its policy, wants it held
             and message.attempt < _MAX_RESENDS
             and now < message.expires_at
         )

@@ -84,6 +84,8 @@ class Tenant:
     smart_encoding: bool = False
     callback_secrets: tuple[str, ...] = ()
     """`whsec_…`, newest first; each signs, so that a rotation needs no pause."""
+    retention_days: int | None = None
+    """Final messages older than this lose their recipient, sender and text; None keeps them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

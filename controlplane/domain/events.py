@@ -17,8 +17,21 @@ Shapes of `data` (the private, erasable payload; all times are ms since the Unix
 | received | from, to, body, connector, parts, complete (a mobile-originated message) |
 | void | {}: fills a sequence number whose event lost its race, so that (node, epoch, q) stays contiguous |
 
-The leaf is canonical JSON (RFC 8785) without personal data: `commit` is HMAC-SHA256(salt, canonical data). Erasing salt and data
-leaves the leaf, and every proof over it, intact and without information.
+| gap | {}: stands at an ordinal of a message whose event is lost everywhere (reason `lost`), so that what follows can be read |
+
+The ledger writes events of its own, of no message and no tenant; their `ref` says what they are about, and `data` is {}:
+
+| kind | ref |
+|---|---|
+| opened | the log before, as `origin size base64(root)`, or nothing: entry 0 of every log |
+| repaired | `class origin first-last` |
+| gap | `node:epoch first-last`: sequence numbers that were never committed (reason `never_committed`) |
+| recovered | `origin first-last`: the entries that follow stood in that log after it was sealed |
+| fork | `origin size base64(root) base64(root)`: two roots of one size, both signed |
+
+The leaf is canonical JSON (RFC 8785) without personal data: `commit` is HMAC-SHA256(salt, payload), where the payload is canonical [tenant, data] or
+[tenant, data, cids]. So whatever an event's document holds is in its leaf or committed by it. Erasing salt and data leaves the leaf, and every proof
+over it, intact and without information.
 """
 
 from __future__ import annotations
@@ -39,6 +52,7 @@ __all__ = [
     "Kind",
     "canonical",
     "commitment",
+    "committed_payload",
     "leaf_bytes",
     "leaf_hash",
 ]
@@ -65,6 +79,11 @@ class Kind(StrEnum):
     ERASED = "erased"
     RECEIVED = "received"
     VOID = "void"
+    GAP = "gap"
+    OPENED = "opened"
+    REPAIRED = "repaired"
+    RECOVERED = "recovered"
+    FORK = "fork"
 
 
 FINAL_KINDS = frozenset({Kind.DELIVERED, Kind.UNDELIVERED, Kind.FAILED, Kind.EXPIRED, Kind.CANCELLED})
@@ -94,6 +113,8 @@ class Event:
     leaf: bytes = b""
     salt: bytes | None = None
     """None once erased."""
+    ref: str | None = None
+    """What an event of the ledger is about."""
 
     @property
     def id(self) -> str:
@@ -102,12 +123,26 @@ class Event:
 
 
 _string = json.encoder.encode_basestring  # escapes exactly what RFC 8785 escapes
-canonical = msgspec.json.Encoder(order="sorted").encode
+
+
+def _plain(value: object) -> int:
+    """An int of a subclass: MongoDB's driver reads numbers beyond 32 bit as `bson.Int64`."""
+    if isinstance(value, int):
+        return int(value)
+    raise TypeError(f"{type(value).__name__} has no canonical JSON")
+
+
+canonical = msgspec.json.Encoder(order="sorted", enc_hook=_plain).encode
 """RFC 8785 canonical JSON of str, int, bool, None, lists and dicts with str keys, as bytes. No payload has floats, which it would write its own way."""
 
 
+def committed_payload(event: Event) -> bytes:
+    """What a leaf commits to beside its own members: canonical JSON of [tenant, data] or [tenant, data, cids]."""
+    return canonical((event.tenant, event.data, event.cids) if event.cids else (event.tenant, event.data))
+
+
 def commitment(salt: bytes, payload: bytes) -> str:
-    """HMAC-SHA256(salt, canonical data), hex."""
+    """HMAC-SHA256(salt, payload), hex."""
     return hmac.digest(salt, payload, "sha256").hex()
 
 
@@ -115,10 +150,11 @@ def leaf_bytes(event: Event, commit: str) -> bytes:
     """The canonical JSON of one leaf: members sorted, no white space, no personal data. About 300 bytes."""
     prev = f'"prev":"{event.prev.hex()}",' if event.prev is not None else ""
     reason = f'"reason":{_string(event.reason)},' if event.reason is not None else ""
+    ref = f'"ref":{_string(event.ref)},' if event.ref is not None else ""
     route = f'"route":{_string(event.route)},' if event.route is not None else ""
     return (
         f'{{"at":{event.at},"commit":"{commit}","dc":{_string(event.dc)},"e":{event.epoch},"k":{event.k},"kind":"{event.kind}",'
-        f'"mid":{_string(event.mid)},"n":{_string(event.node)},{prev}"q":{event.q},{reason}{route}"v":{LEAF_VERSION}}}'
+        f'"mid":{_string(event.mid)},"n":{_string(event.node)},{prev}"q":{event.q},{reason}{ref}{route}"v":{LEAF_VERSION}}}'
     ).encode()
 
 

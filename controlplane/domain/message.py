@@ -86,8 +86,8 @@ class Message:
     status: Status = Status.ACCEPTED
     accepted_at: int = 0
     updated_at: int = 0
-    owner: tuple[str, int] | None = None
-    """(node, epoch) that dispatches it; None for a message from a phone."""
+    owner: tuple[str, str, int] | None = None
+    """(datacenter, node, epoch) that dispatches it; None for a message from a phone."""
     to: str = ""
     sender: str = ""
     body: str = ""
@@ -114,6 +114,8 @@ class Message:
     reason: str = ""
     erased: bool = False
     feedback: str = ""
+    mirror_first: tuple[str, str, int, int] | None = None
+    """Of durability `global`: where its `accepted` stands (datacenter, node, epoch, q). Nothing is sent before a mirror has that."""
 
     @property
     def final(self) -> bool:
@@ -124,6 +126,12 @@ class Message:
     def pending(self) -> list[int]:
         """Numbers (from 1) of the parts that have still to be submitted."""
         return [n for n, part in enumerate(self.parts, 1) if part.state is PartState.PENDING]
+
+    def part(self, number: int) -> Part:
+        """The part with this number, from 1. It is made where the event that told of it is lost."""
+        while len(self.parts) < number:
+            self.parts.append(Part())
+        return self.parts[number - 1]
 
     def status_at(self, now_ms: int) -> Status:
         """The status that people see at `now_ms`: a scheduled message whose time has come is queued."""
@@ -168,7 +176,7 @@ class Message:
 
 def _accepted(m: Message, event: Event, data: dict[str, Any]) -> None:
     m.tenant = event.tenant
-    m.owner = (event.node, event.epoch)
+    m.owner = (event.dc, event.node, event.epoch)
     m.accepted_at = event.at
     m.to = data.get("to", "")
     m.sender = data.get("from", "")
@@ -186,13 +194,15 @@ def _accepted(m: Message, event: Event, data: dict[str, Any]) -> None:
     m.context = data.get("context")
     m.parts = [Part() for _ in range(data.get("parts", 0))]
     m.status = Status.SCHEDULED if m.send_at > event.at else Status.ACCEPTED
+    if data.get("durability") == "global":
+        m.mirror_first = (event.dc, event.node, event.epoch, event.q)
 
 
 def _attempted(m: Message, event: Event, data: dict[str, Any], parts: Iterable[int]) -> None:
     attempt = data.get("attempt", 0)
     m.attempt = max(m.attempt, attempt)
     for number in parts:
-        m.parts[number - 1].attempt = max(m.parts[number - 1].attempt, attempt)
+        m.part(number).attempt = max(m.part(number).attempt, attempt)
     m.route = event.route or m.route
     m.connector = data.get("connector", m.connector)
 
@@ -200,7 +210,7 @@ def _attempted(m: Message, event: Event, data: dict[str, Any], parts: Iterable[i
 def _submitted(m: Message, event: Event, data: dict[str, Any]) -> None:
     _attempted(m, event, data, [number for number, _ in data.get("part_ids", ())])
     for number, cid in data.get("part_ids", ()):
-        part = m.parts[number - 1]
+        part = m.part(number)
         part.cid = cid
         part.connector = data.get("connector", "")
         if part.state in (PartState.PENDING, PartState.UNKNOWN):
@@ -211,7 +221,7 @@ def _submitted(m: Message, event: Event, data: dict[str, Any]) -> None:
 def _unknown(m: Message, event: Event, data: dict[str, Any]) -> None:
     _attempted(m, event, data, data.get("parts", ()))
     for number in data.get("parts", ()):
-        part = m.parts[number - 1]
+        part = m.part(number)
         if part.state is PartState.PENDING:
             part.state = PartState.UNKNOWN
             part.connector = data.get("connector", "")
@@ -230,7 +240,7 @@ def _rerouted(m: Message, event: Event, data: dict[str, Any]) -> None:
     _attempted(m, event, data, data.get("parts", ()))
     m.tried = tuple(data.get("tried", m.tried))
     for number in data.get("parts", ()):
-        part = m.parts[number - 1]
+        part = m.part(number)
         if part.state is PartState.UNKNOWN:
             part.state = PartState.PENDING
     m.retry_at = data.get("retry_at", 0)
@@ -244,7 +254,7 @@ def _receipt(m: Message, event: Event, data: dict[str, Any]) -> None:
         if event.kind in _MESSAGE_LEVEL and event.data is not None:
             m.settle(_MESSAGE_LEVEL[event.kind], event.reason)
         return
-    part = m.parts[number - 1]
+    part = m.part(number)
     receipt = data.get("receipt", {})
     part.receipt = f"{receipt.get('state', '')} {receipt.get('error', '')} {receipt.get('done_date', '')}"
     part.connector = part.connector or data.get("connector", "")
@@ -259,7 +269,7 @@ def _settled(m: Message, event: Event, _data: dict[str, Any]) -> None:
 
 
 def _adopted(m: Message, event: Event, _data: dict[str, Any]) -> None:
-    m.owner = (event.node, event.epoch)
+    m.owner = (event.dc, event.node, event.epoch)
 
 
 def _feedback(m: Message, _event: Event, data: dict[str, Any]) -> None:
@@ -288,7 +298,11 @@ def _received(m: Message, event: Event, data: dict[str, Any]) -> None:
 
 
 def _void(m: Message, event: Event, _data: dict[str, Any]) -> None:
-    raise ValueError(f"{event.id} fills a gap in a sequence; it belongs to no message {m.mid}")
+    raise ValueError(f"{event.id} belongs to no message")
+
+
+def _gap(_m: Message, _event: Event, _data: dict[str, Any]) -> None:
+    """What it was is not known any more; what follows can be read."""
 
 
 _APPLY = {
@@ -307,9 +321,14 @@ _APPLY = {
     Kind.ADOPTED: _adopted,
     Kind.ERASED: _erased,
     Kind.RECEIVED: _received,
+    Kind.GAP: _gap,
     Kind.VOID: _void,
+    Kind.OPENED: _void,
+    Kind.REPAIRED: _void,
+    Kind.RECOVERED: _void,
+    Kind.FORK: _void,
 }
-_SILENT = frozenset({Kind.ADOPTED, Kind.FEEDBACK})
+_SILENT = frozenset({Kind.ADOPTED, Kind.FEEDBACK, Kind.GAP})
 
 
 def fold(events: Iterable[Event]) -> Message | None:

@@ -20,6 +20,7 @@ from controlplane.embedded.mongod import Mongod
 from controlplane.embedded.processes import Child
 from controlplane.embedded.seed import Credentials, credentials, seed
 from controlplane.errors import ConfigError
+from controlplane.ledger.note import new_seed
 from controlplane.settings import Settings, child_environment
 
 __all__ = ["Options", "up"]
@@ -53,6 +54,7 @@ class Options:
     host: str
     port: int
     mongo_port: int
+    ledger_port: int
     carrier_ports: tuple[int, int]
     carriers: bool
 
@@ -74,7 +76,7 @@ async def up(options: Options, console: Console) -> None:
 
 
 def _check_machine(options: Options, data: Path) -> None:
-    ports = {"--port": options.port, "--mongo-port": options.mongo_port}
+    ports = {"--port": options.port, "--mongo-port": options.mongo_port, "--ledger-port": options.ledger_port}
     if options.carriers:
         ports |= {
             "--carrier-ports (first)": options.carrier_ports[0],
@@ -140,25 +142,35 @@ class _Machine:
             for name, text in zip(ports, (_GOLD, _BUDGET), strict=True):
                 await self._carrier(name, ports[name], text)
         await seed(Settings(mongodb_uri=mongod.uri, secret_key=made.secret_key), made, ports)
-        node = Child(
+        shared = {"mongodb_uri": mongod.uri, "secret_key_file": secret, "state_dir": self._data}
+        await self._role(
             "node",
-            ["node"],
             child_environment(
-                mongodb_uri=mongod.uri,
-                secret_key_file=secret,
+                **shared,
                 node="node-1",
-                state_dir=self._data,
                 host=self._options.host,
                 port=self._options.port,
                 callback_allow_private="true",
             ),
-            self._data / "node.log",
+            self._url,
         )
-        self._children.append(node)
-        self._say("Starting the node …")
-        await node.start()
-        await node.ready(self._answers, _READY_SECONDS)
+        key = self._data / "ledger.key"
+        if not key.exists():
+            key.touch(mode=0o600)
+            key.write_text(new_seed(), encoding="utf-8")
+        await self._role(
+            "ledger",
+            child_environment(**shared, node="ledger-1", port=self._options.ledger_port, ledger_key_file=key),
+            f"http://127.0.0.1:{self._options.ledger_port}",
+        )
         return made
+
+    async def _role(self, role: str, environment: dict[str, str], url: str) -> None:
+        child = Child(role, [role], environment, self._data / f"{role}.log")
+        self._children.append(child)
+        self._say(f"Starting the {role} …")
+        await child.start()
+        await child.ready(lambda: _answers(url), _READY_SECONDS)
 
     async def _carrier(self, name: str, port: int, text: str) -> None:
         config = self._data / f"{name}.toml"
@@ -172,15 +184,8 @@ class _Machine:
         await child.start()
         await child.ready(lambda: _connects(port), _READY_SECONDS)
 
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self._url}/readyz", timeout=2) as answer:  # noqa: S310 - our own http URL
-                return bool(answer.status == 200)
-        except (URLError, OSError):
-            return False
-
     async def _stop(self, mongod: Mongod) -> None:
-        self._say("Stopping: node, carriers, mongod …")
+        self._say("Stopping: ledger, node, carriers, mongod …")
         for child in reversed(self._children):
             with suppress(ProcessLookupError):
                 await child.stop()
@@ -213,6 +218,14 @@ class _Machine:
         ]
         for line in lines:
             self._say(line)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:  # noqa: S310 - our own http URL
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
 
 
 def _connects(port: int) -> bool:

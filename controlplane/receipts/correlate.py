@@ -177,7 +177,10 @@ class Correlator:
 
 
 def _fact(connector: str, number: int, receipt: Receipt) -> Fact:
-    """The receipt as an event of one part. A repeated one is declined; one that no state can be read from is kept and shown, and settles nothing."""
+    """The receipt as an event of one part. A repeated one is declined, and one of an erased message, which would say again what was erased.
+
+    One that no state can be read from is kept and shown, and settles nothing.
+    """
     kind = kind_of(receipt.state) or Kind.ENROUTE
     seen = f"{receipt.state} {receipt.error} {receipt.done_date}"
     return Fact(
@@ -185,7 +188,7 @@ def _fact(connector: str, number: int, receipt: Receipt) -> Fact:
         {"part": number, "connector": connector, "receipt": receipt.as_data()},
         "",
         reason_of(kind, receipt),
-        guard=lambda message: message.parts[number - 1].receipt != seen,
+        guard=lambda message: not message.erased and message.part(number).receipt != seen,
     )
 
 

@@ -387,7 +387,7 @@ class Book:
             self._close(lane.message)
 
     def _ours(self, message: Message) -> bool:
-        return message.owner == (self._lease.node, self._lease.epoch)
+        return message.owner == (self._lease.dc, self._lease.node, self._lease.epoch)
 
     def committed(self, lane: _Lane, event: Event | None) -> None:
         """The lane's first fact is durable; or (None) another node's event has its ordinal."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pymongo.errors import PyMongoError
 
 from controlplane.clock import Clock
-from controlplane.domain.events import Event, Kind, canonical, commitment, leaf_bytes
+from controlplane.domain.events import Event, Kind, commitment, committed_payload, leaf_bytes
 from controlplane.errors import StoreUnavailableError
 from controlplane.ids import random_bytes
 from controlplane.store.client import Database, Document
@@ -181,7 +181,7 @@ class Committer:
 
     def _seal(self, event: Event) -> int:
         """Make a draft an event; its size in octets, near enough."""
-        payload = canonical(event.data)
+        payload = committed_payload(event)
         event.dc = self.datacenter
         event.node = self.node
         event.epoch = self.epoch
@@ -196,7 +196,7 @@ class Committer:
         self._flying.remove(first)
         for ticket in batch:
             event = ticket.event
-            if lost and event.id in lost:
+            if event.q in lost:
                 if event.kind is not Kind.VOID:
                     self._fill(event)
                 if ticket.done:
@@ -210,8 +210,8 @@ class Committer:
         void = Event(mid, 0, "", Kind.VOID, self._clock.now_ms(), {}, q=loser.q)
         self._push(Ticket(void, None))
 
-    async def _insert(self, documents: list[Document]) -> tuple[set[str], bool]:
-        """Insert until every document's outcome is known; the ids that somebody else had taken, and whether it took more than one try."""
+    async def _insert(self, documents: list[Document]) -> tuple[set[int], bool]:
+        """Insert until every document's outcome is known; the q of those whose id was taken, and whether it took more than one try."""
         pause = 0.02
         tries = 0
         while going_on():
@@ -236,24 +236,28 @@ class Committer:
         command = {"insert": EVENTS, "ordered": False, "writeConcern": self._write_concern, "documents": documents}
         return await self._database.command(command)
 
-    async def _judge(self, documents: list[Document], reply: Document) -> set[str] | None:
-        """The ids whose duplicates are not our own earlier tries; None when something else went wrong, or when it cannot be told yet."""
+    async def _judge(self, documents: list[Document], reply: Document) -> set[int] | None:
+        """The q of duplicates that are not our own earlier tries; None when something else went wrong, or when it cannot be told yet.
+
+        Two of one batch may have the same id (one Idempotency-Key twice at once): the first is in, the other one lost.
+        """
         errors = reply.get("writeErrors", ())
         if "writeConcernError" in reply or any(item["code"] != _DUPLICATE_KEY for item in errors):
             return None
         if not errors:
             return set()
-        suspects = {documents[item["index"]]["_id"]: documents[item["index"]] for item in errors}
-        mids = sorted({document["mid"] for document in suspects.values()})
+        suspects = [documents[item["index"]] for item in errors]
+        ids = {document["_id"] for document in suspects}
         try:
-            query = {"mid": {"$in": mids}, "_id": {"$in": list(suspects)}}
-            found = await self._database[EVENTS].find(query, {"n": 1, "e": 1, "q": 1}).to_list()
+            query = {"mid": {"$in": sorted({document["mid"] for document in suspects})}, "_id": {"$in": sorted(ids)}}
+            found = await self._database[EVENTS].find(query, {"dc": 1, "n": 1, "e": 1, "q": 1}).to_list()
         except PyMongoError:
             return None
-        if len(found) < len(suspects):
+        if len(found) < len(ids):
             return None  # seen as a duplicate, not yet by the majority: ask again
+        there = {document["_id"]: document for document in found}
         return {
-            document["_id"]
-            for document in found
-            if any(document[key] != suspects[document["_id"]][key] for key in ("n", "e", "q"))
+            document["q"]
+            for document in suspects
+            if any(document[key] != there[document["_id"]][key] for key in ("dc", "n", "e", "q"))
         }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 import structlog
-from pymongo import DESCENDING
+from pymongo import ASCENDING, DESCENDING
 
 from controlplane.clock import Clock
 from controlplane.domain.events import Event, Kind
@@ -64,6 +64,8 @@ def to_document(event: Event) -> Document:
         document["route"] = event.route
     if event.reason is not None:
         document["reason"] = event.reason
+    if event.ref is not None:
+        document["ref"] = event.ref
     if event.cids:
         document["cids"] = list(event.cids)
     return document
@@ -86,6 +88,7 @@ def from_document(document: Document) -> Event:
         salt=bytes(document["salt"]) if document["salt"] is not None else None,
         route=document.get("route"),
         reason=document.get("reason"),
+        ref=document.get("ref"),
         cids=tuple(document.get("cids", ())),
     )
 
@@ -107,15 +110,21 @@ def _of_message(mid: str) -> Document:
 class EventReader:
     """Reads with majority read concern from the primary: what was acknowledged is seen."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, datacenter: str, clock: Clock) -> None:
         self._events = database[EVENTS]
+        self._datacenter = datacenter
         self._clock = clock
 
     async def load(self, mid: str) -> list[Event]:
         """All events of one message in order of k; empty when there is none."""
         with border():
             documents = await self._events.find(_of_message(mid)).to_list()
-        return sorted(map(from_document, documents), key=lambda event: event.k)
+        events = sorted(map(from_document, documents), key=lambda event: event.k)
+        first, second, _ = mid.partition("@")
+        if second and events and events[0].k:  # another datacenter's story (store.copies), the same up to there
+            before = [replace(event, mid=mid) for event in await self.load(first) if event.k < events[0].k]
+            events = before + events
+        return events
 
     async def load_many(self, mids: Iterable[str]) -> dict[str, list[Event]]:
         """The events of several messages; those without any are absent."""
@@ -130,16 +139,18 @@ class EventReader:
         return found
 
     async def by_carrier_ids(self, keys: Sequence[str]) -> list[Event]:
-        """The `submitted` events that hold one of `keys` (see domain.receipt.submit_key), newest first."""
+        """The `submitted` events of this datacenter that hold one of `keys` (see domain.receipt.submit_key), newest first.
+
+        Another datacenter's carriers may give the same ids, and name their connectors the same.
+        """
+        query = {"cids": {"$in": list(keys)}, "dc": self._datacenter}
         with border():
-            documents = (
-                await self._events.find({"cids": {"$in": list(keys)}}).sort("at", DESCENDING).limit(20).to_list()
-            )
+            documents = await self._events.find(query).sort("at", DESCENDING).limit(20).to_list()
         return [from_document(document) for document in documents]
 
     async def of_term(self, node: str, epoch: int, after: int) -> AsyncIterator[Event]:
-        """What one term of one node wrote with q > `after`, in order of q."""
-        query = {"n": node, "e": epoch, "q": {"$gt": after}}
+        """What one term of one node of this datacenter wrote with q > `after`, in order of q."""
+        query = {"n": node, "e": epoch, "q": {"$gt": after}, "dc": self._datacenter}
         with border():
             async for document in self._events.find(query).sort([("n", 1), ("e", 1), ("q", 1)]):
                 yield from_document(document)
@@ -147,7 +158,8 @@ class EventReader:
     async def last_sequence(self, node: str, epoch: int) -> int:
         """The largest q that this term committed, 0 for none."""
         with border():
-            newest = await self._events.find_one({"n": node, "e": epoch}, sort=[("n", -1), ("e", -1), ("q", -1)])
+            query = {"n": node, "e": epoch, "dc": self._datacenter}
+            newest = await self._events.find_one(query, sort=[("n", -1), ("e", -1), ("q", -1)])
         return int(newest["q"]) if newest else 0
 
     async def list_messages(
@@ -199,11 +211,32 @@ class EventReader:
             )
             return [(document["at"], document["mid"]) async for document in found]
 
-    async def erase(self, mid: str) -> int:
-        """Forget payload and salt of every event of a message but `erased` itself; leaves and proofs stay. Returns how many it erased."""
+    async def erase(self, *mids: str) -> int:
+        """Forget payload, salt and carriers' ids of every event of these messages but `erased` itself; leaves and proofs stay. How many it erased."""
+        erased = 0
+        for start in range(0, len(mids), _CHUNK):
+            query = {
+                "$or": [_of_message(mid) for mid in mids[start : start + _CHUNK]],
+                "kind": {"$ne": Kind.ERASED.value},
+                "data": {"$ne": None},
+            }
+            with border():
+                result = await self._events.update_many(
+                    query, {"$set": {"data": None, "salt": None}, "$unset": {"cids": ""}}
+                )
+            erased += result.modified_count
+        return erased
+
+    async def erasable(
+        self, tenant: str, kind: Kind, after: tuple[int, str], until: int, limit: int
+    ) -> list[tuple[int, str]]:
+        """(at, mid) of a tenant's messages that began with `kind` before `until`, oldest first, beyond `after`."""
+        query: Document = {"t": tenant, "kind": kind.value, "k": 0, "at": {"$gte": after[0], "$lt": until}}
+        query["$or"] = [{"at": {"$gt": after[0]}}, {"at": after[0], "mid": {"$gt": after[1]}}]
         with border():
-            result = await self._events.update_many(
-                {**_of_message(mid), "kind": {"$ne": Kind.ERASED.value}, "data": {"$ne": None}},
-                {"$set": {"data": None, "salt": None}},
+            found = (
+                self._events.find(query, {"_id": 0, "at": 1, "mid": 1})
+                .sort([("at", ASCENDING), ("mid", ASCENDING)])
+                .limit(limit)
             )
-        return result.modified_count
+            return [(document["at"], document["mid"]) async for document in found]

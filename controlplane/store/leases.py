@@ -121,6 +121,7 @@ class HostLock:
 class Lease:
     """This node's own term, as it stands on its own clock."""
 
+    dc: str
     node: str
     epoch: int
     clock: Clock
@@ -163,7 +164,14 @@ class Terms:
             while True:
                 newest = await self._terms.find_one({"n": settings.node}, sort=[("e", -1)])
                 epoch = newest["e"] + 1 if newest else 1
-                lease = Lease(settings.node, epoch, self._clock, settings.lease_seconds, settings.lease_margin_seconds)
+                lease = Lease(
+                    settings.datacenter,
+                    settings.node,
+                    epoch,
+                    self._clock,
+                    settings.lease_seconds,
+                    settings.lease_margin_seconds,
+                )
                 now = self._clock.monotonic()
                 document = {"n": settings.node, "e": epoch, "beat": 0, "state": LIVE, "by": "", "host": host}
                 document["url"] = settings.peer_url

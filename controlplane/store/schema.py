@@ -1,12 +1,16 @@
-"""Collections and their indexes. Idempotent; run by each node at its start."""
+"""Collections and their indexes. Idempotent; run by each node and ledger at its start."""
 
 from __future__ import annotations
 
+import asyncio
+
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
+from controlplane.clock import Clock
+from controlplane.errors import StoreUnavailableError
 from controlplane.store.client import Database, border
 
-__all__ = ["EVENTS", "INBOUND_PARTS", "INTENTS", "ORPHANS", "TERMS", "ensure_indexes"]
+__all__ = ["EVENTS", "INBOUND_PARTS", "INTENTS", "ORPHANS", "TERMS", "ensure_indexes", "wait_for_indexes"]
 
 EVENTS = "events"
 INTENTS = "intents"
@@ -15,6 +19,7 @@ TERMS = "terms"
 INBOUND_PARTS = "inbound_parts"
 
 _DAY = 86_400
+_WAIT_SECONDS = 60.0
 
 _INDEXES = {
     EVENTS: [
@@ -40,3 +45,17 @@ async def ensure_indexes(database: Database) -> None:
     with border():
         for collection, indexes in _INDEXES.items():
             await database[collection].create_indexes(indexes)
+
+
+async def wait_for_indexes(database: Database, clock: Clock) -> None:
+    """`ensure_indexes`, once MongoDB is there. Raises StoreUnavailableError when it is not within a minute."""
+    deadline = clock.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            await ensure_indexes(database)
+        except StoreUnavailableError:
+            if clock.monotonic() >= deadline:
+                raise
+            await asyncio.sleep(0.5)
+        else:
+            return

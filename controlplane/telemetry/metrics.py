@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -17,6 +18,7 @@ __all__ = ["GAUGES", "Metrics"]
 GAUGES: dict[str, str] = {
     "heliograph_open_messages": "Messages that this node owns and that are not final.",
     "heliograph_queued_messages": "Messages that wait for a bind or a route.",
+    "heliograph_held_messages": "Messages of durability `global` that wait for a mirror.",
     "heliograph_commit_queue": "Events that wait for the committer.",
     "heliograph_lease_valid": "1 while this node may accept and submit.",
     "heliograph_receipts_waiting": "deliver_sm without an answer yet.",
@@ -25,6 +27,7 @@ GAUGES: dict[str, str] = {
     "heliograph_callbacks_waiting": "Messages with callbacks not tried yet.",
     "heliograph_callbacks_sent": "Callbacks answered 2xx since the start.",
     "heliograph_callbacks_failed": "Callback attempts that failed since the start.",
+    "heliograph_erased_messages": "Messages erased because their retention was over, since the start.",
 }
 """Name → help, of what is read when it is asked for."""
 BIND_GAUGES: dict[str, str] = {
@@ -32,6 +35,23 @@ BIND_GAUGES: dict[str, str] = {
     "heliograph_connector_rate": "Parts a second that a connector allows at present.",
     "heliograph_connector_bound": "Binds of a connector that are bound.",
     "heliograph_connector_in_flight": "submit_sm without answer.",
+}
+LEDGER_GAUGES: dict[str, str] = {
+    "heliograph_ledger_size": "Entries of a log that are published.",
+    "heliograph_ledger_cosigned": "Entries of a log that a witness or mirror has cosigned.",
+    "heliograph_ledger_behind_seconds": "How long a cosigner has been behind a log.",
+    "heliograph_ledger_unsequenced": "Events of this datacenter that are not in its log yet.",
+    "heliograph_ledger_unsequenced_seconds": "Age of the oldest of them.",
+    "heliograph_ledger_leader_silent_seconds": "Since when this node has seen no heartbeat of the leading ledger.",
+    "heliograph_ledger_findings": "Open findings of verification.",
+    "heliograph_ledger_alarms": "What GET /v1/ledger calls an alarm, by kind.",
+}
+"""As this node last read it in MongoDB, a few seconds ago."""
+LEDGER_LABELS = {
+    "heliograph_ledger_size": ("log",),
+    "heliograph_ledger_cosigned": ("log", "cosigner", "role"),
+    "heliograph_ledger_behind_seconds": ("log", "cosigner", "role"),
+    "heliograph_ledger_alarms": ("kind",),
 }
 
 
@@ -67,6 +87,33 @@ class _Live(Collector):
             yield family
 
 
+class _Ledger(Collector):
+    def __init__(self, read: Callable[[], dict[str, Any]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        found = self._read()
+        families = {
+            name.removeprefix("heliograph_ledger_"): GaugeMetricFamily(name, text, labels=LEDGER_LABELS.get(name, ()))
+            for name, text in LEDGER_GAUGES.items()
+        }
+        if found:
+            families["unsequenced"].add_metric((), found["unsequenced"]["events"])
+            families["unsequenced_seconds"].add_metric((), found["unsequenced"]["seconds"])
+            families["findings"].add_metric((), found["findings"]["open"])
+            if found["leader"]:
+                families["leader_silent_seconds"].add_metric((), found["leader"]["silent_seconds"])
+            for kind, count in Tally(alarm["kind"] for alarm in found["alarms"]).items():
+                families["alarms"].add_metric((kind,), count)
+            for log in found["logs"]:
+                families["size"].add_metric((log["origin"],), log["published"])
+                for item in log["cosigners"]:
+                    names = (log["origin"], item["name"], item["role"])
+                    families["cosigned"].add_metric(names, item["size"])
+                    families["behind_seconds"].add_metric(names, item["behind_seconds"])
+        yield from families.values()
+
+
 class Metrics:
     """Counters and histograms of one node, on a registry of their own."""
 
@@ -87,6 +134,10 @@ class Metrics:
     ) -> None:
         """Read the gauges from here when they are asked for."""
         self.registry.register(_Live(read, connectors))
+
+    def watch_ledger(self, read: Callable[[], dict[str, Any]]) -> None:
+        """The same for the ledger; `read` gives the document of GET /v1/ledger, or nothing yet."""
+        self.registry.register(_Ledger(read))
 
     def on_event(self, message: Message, event: Event, *, own: bool) -> None:  # noqa: ARG002 - a listener's signature
         """Book listener."""

@@ -1,4 +1,4 @@
-"""The nodes, the built-in carrier, the first key, and the message that proves that all of it works."""
+"""The nodes, the ledgers, the built-in carrier, the first key, and the message that proves that all of it works."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ __all__ = ["ControlPlane", "SecretInputs"]
 
 
 class SecretInputs:
-    """What the nodes are given as secrets."""
+    """What nodes and ledgers are given as secrets."""
 
-    def __init__(self, secret_key: pulumi.Output[str], admin_key: pulumi.Output[str]) -> None:
+    def __init__(
+        self, secret_key: pulumi.Output[str], admin_key: pulumi.Output[str], ledger_key: pulumi.Output[str]
+    ) -> None:
         self.secret_key = secret_key
         self.admin_key = admin_key
+        self.ledger_key = ledger_key
 
 
 class ControlPlane(pulumi.ComponentResource):
-    """Nodes start one after another, so that a new image never takes all of them away at once."""
+    """Nodes, and then ledgers, start one after another, so that a new image never takes all of them away at once."""
 
     def __init__(
         self,
@@ -65,6 +68,11 @@ class ControlPlane(pulumi.ComponentResource):
         for node in topology.nodes:
             options = pulumi.ResourceOptions(parent=self, depends_on=[*last, keyed[node.host]])
             last = [Quadlet(hosts[node.host], render.node(region, topology, node), options)]
+        key = render.File("/etc/heliograph/ledger/key", "", "400", render.NODE_USER)
+        for ledger in topology.ledgers:
+            options = pulumi.ResourceOptions(parent=self, depends_on=[*last, keyed[ledger.host]])
+            bundle = render.ledger(region, topology, ledger)
+            last = [Quadlet(hosts[ledger.host], bundle, options, secrets=[(key, secrets.ledger_key)])]
         self._verify(topology, region, first, secrets, last)
         self.register_outputs({})
 

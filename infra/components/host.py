@@ -57,7 +57,7 @@ class Host(pulumi.ComponentResource):
             self._image("mongod", region.mongodb.image, prepared, current=False),
             self._image("controlplane", region.control_plane.image, prepared, current=True),
         ]
-        certified = self._certificates(region, authority, prepared)
+        certified = self._certificates(region, topology, authority, prepared)
         self.ready: list[pulumi.Resource] = [*images, certified]
         self.register_outputs({"address": config.address})
 
@@ -104,8 +104,10 @@ class Host(pulumi.ComponentResource):
             opts=self.child(*waits),
         )
 
-    def _certificates(self, region: Region, authority: Authority, after: pulumi.Resource) -> pulumi.Resource:
-        subjects = _subjects(region, self.config)
+    def _certificates(
+        self, region: Region, topology: Topology, authority: Authority, after: pulumi.Resource
+    ) -> pulumi.Resource:
+        subjects = _subjects(region, topology, self.config)
         generation = region.certificates.not_before.isoformat()
         spec = {"name": "keys", "roles": sorted(subjects), "generation": generation}
         spec["token"] = self.survey.token(self.config.name, "keys")
@@ -131,12 +133,17 @@ class Host(pulumi.ComponentResource):
         )
 
 
-def _subjects(region: Region, host: HostConfig) -> dict[str, tuple[Subject, str]]:
+def _subjects(region: Region, topology: Topology, host: HostConfig) -> dict[str, tuple[Subject, str]]:
     """Role → whom its certificate is for, and the user who reads it. O and OU of `member` make mongod trust it as one of its own: no other role has them."""
     organization = render.organization(region.name)
     names = (host.name, host.address)
-    return {
+    subjects = {
         "member": (Subject(host.name, "heliograph-member", organization, names), render.DATA_USER),
         "node": (Subject("node", render.CLIENT_UNIT, organization), render.NODE_USER),
         "api": (Subject(host.name, "heliograph-api", organization, names), render.NODE_USER),
     }
+    if any(
+        ledger.host == host.name for ledger in topology.ledgers
+    ):  # MongoDB's user, and what other ledgers know it by
+        subjects["ledger"] = (Subject("ledger", render.CLIENT_UNIT, organization, names), render.NODE_USER)
+    return subjects

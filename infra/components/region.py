@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pulumi
 
 from infra import inventory
@@ -17,7 +20,7 @@ __all__ = ["Region"]
 
 
 class Region(pulumi.ComponentResource):
-    """Outputs: `urls`, `authority` (PEM for clients), `inventory` (for Ansible), `losses` (host → replica sets that have no majority without it)."""
+    """Outputs: `urls`, `authority` (PEM for clients), `inventory` (for Ansible), `losses` (host → replica sets that have no majority without it), `peer` (for `ledger.peers` of others)."""
 
     def __init__(
         self,
@@ -27,6 +30,7 @@ class Region(pulumi.ComponentResource):
         ssh_key: pulumi.Output[str],
         secrets: SecretInputs,
         survey: Survey,
+        peer: Mapping[str, Any],
     ) -> None:
         super().__init__("heliograph:infra:Region", config.name)
         child = pulumi.ResourceOptions(parent=self)
@@ -38,5 +42,6 @@ class Region(pulumi.ComponentResource):
             "authority": authority.certificate,
             "inventory": inventory.inventory(config, topology),
             "losses": topology.losses(),
+            "peer": dict(peer),
         }
         self.register_outputs(self.outputs)

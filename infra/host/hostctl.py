@@ -37,6 +37,8 @@ IMAGE_FILE = Path("/etc/heliograph/controlplane.image")
 START_SECONDS = 300
 AT_LEAST = {"vm.max_map_count", "net.core.somaxconn"}
 _TRIES = 3
+_TRY_SECONDS = 120
+_PODMAN_FAILED = 125
 
 
 class HostError(Exception):
@@ -55,13 +57,32 @@ def attempt(
         raise HostError(f"`{' '.join(argv[:4])} …` did not end within {timeout} s") from None
 
 
-def run(argv: Sequence[str], *, timeout: int = START_SECONDS) -> str:
-    """A program's stdout. HostError has what it said when it fails."""
-    done = attempt(argv, timeout=timeout)
-    if done.returncode:
-        raise HostError(
-            f"`{' '.join(argv[:6])}` failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-2000:]}"
-        )
+def tell(text: str) -> None:
+    """For the operator: Pulumi shows stderr beside the resource."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def tries() -> Iterator[bool]:
+    """Whether another try follows this one: three in all, a second apart, and none that would begin later than two minutes after the first."""
+    begun = time.monotonic()
+    for number in range(1, _TRIES + 1):
+        more = number < _TRIES and time.monotonic() - begun < _TRY_SECONDS
+        yield more
+        if not more:
+            return
+        time.sleep(1)
+
+
+def run(argv: Sequence[str], *, timeout: int = START_SECONDS, again: bool = False) -> str:
+    """A program's stdout. HostError has what it said when it fails. `again`: it may be repeated; what failed first is told."""
+    for more in tries() if again else [False]:
+        done = attempt(argv, timeout=timeout)
+        if not done.returncode:
+            break
+        why = f"`{' '.join(argv[:6])}` failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-2000:]}"
+        if not more:
+            raise HostError(why)
+        tell(f"{why}; trying again")
     return done.stdout
 
 
@@ -281,9 +302,9 @@ def image(spec: Mapping[str, Any]) -> dict[str, Any]:
             if archive:
                 if not archive.is_file():
                     raise HostError(f"{archive} is not there; it is copied before this step, run `pulumi up` again")
-                run(["podman", "load", "-q", "-i", str(archive)], timeout=1800)
+                run(["podman", "load", "-q", "-i", str(archive)], timeout=1800, again=True)
             else:
-                run(["podman", "pull", "-q", reference], timeout=1800)
+                run(["podman", "pull", "-q", reference], timeout=1800, again=True)
             if attempt(["podman", "image", "exists", reference]).returncode:
                 raise HostError(
                     f"the image that was {'loaded' if archive else 'pulled'} is not {reference}; correct the digest in the stack's configuration"
@@ -333,6 +354,7 @@ def add_packages(packages: Iterable[str]) -> list[str]:
     if missing:
         # A fresh host is often busy with its own first upgrade.
         apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"]
+        apt += ["-o", "Acquire::Retries=3"]
         run([*apt, "update", "-qq"], timeout=600)
         run([*apt, "install", "-y", "-qq", "--no-install-recommends", *missing], timeout=1800)
     return missing
@@ -446,18 +468,28 @@ def start(units: Iterable[str], spec: Mapping[str, Any], how: str) -> None:
         running = attempt(["systemctl", "is-active", unit]).stdout.strip() == "active"
         if running and guard:
             controlplane(guard["before"])
-        for _ in range(_TRIES):
-            done = attempt(["systemctl", verb, unit])
-            result = attempt(["systemctl", "show", "--property=Result", "--value", unit]).stdout.strip()
-            if not done.returncode or (result != "resources" and verb != "reload-or-restart"):
-                break
-            time.sleep(1)  # systemd was out of something for a moment
-            verb = "restart" if verb == "reload-or-restart" else verb
-        if done.returncode:
-            journal = attempt(["journalctl", "-u", unit, "-n", "25", "--no-pager", "-o", "cat"]).stdout
-            raise HostError(f"{unit} does not start: {done.stderr.strip()}\n{journal.strip()[-3000:]}")
+        bring_up(unit, verb)
         if running and guard:
             controlplane(guard["after"])
+
+
+def bring_up(unit: str, verb: str) -> None:
+    """Until it says that it is ready. A start may fail for a moment's reason (an election, a systemd that is out of something): it is tried again, and told."""
+    for more in tries():
+        done = attempt(["systemctl", verb, unit])
+        if not done.returncode:
+            return
+        reason = done.stderr.strip()
+        if not more:
+            raise HostError(f"{unit} does not start: {reason}\n{journal(unit, 25)}")
+        tell(f"{journal(unit, 5)}\n{unit} is started again, since it failed: {' '.join(reason.split())}")
+        verb = "restart" if verb == "reload-or-restart" else verb
+
+
+def journal(unit: str, lines: int) -> str:
+    """The end of what a unit said, without podman's own events (they have a monotonic clock)."""
+    said = attempt(["journalctl", "-u", unit, "-n", "100", "--no-pager", "-o", "cat"]).stdout.splitlines()
+    return "\n".join([line for line in said if " UTC m=+" not in line and line.strip()][-lines:])[-3000:]
 
 
 def install(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -488,12 +520,12 @@ def install(spec: Mapping[str, Any]) -> dict[str, Any]:
         write_record(name, record | {"pending": True})
         cannot = set_kernel(spec.get("kernel", {}), name, record)
         if changed or interrupted:
-            run(["systemctl", "daemon-reload"])
+            run(["systemctl", "daemon-reload"], again=True)
         record["enable"] = spec.get("enable", [])
         if record["enable"]:
-            run(["systemctl", "enable", "-q", *record["enable"]])
+            run(["systemctl", "enable", "-q", *record["enable"]], again=True)
         for unit in spec.get("reload", []) if changed else []:
-            run(["systemctl", "try-reload-or-restart", unit])
+            run(["systemctl", "try-reload-or-restart", unit], again=True)
         record["reload"] = spec.get("reload", [])
         if changed or interrupted:
             start(record["units"], spec, "restart")
@@ -551,6 +583,7 @@ def sweep() -> None:
         "/etc/heliograph/tls",
         "/etc/heliograph/mongod",
         "/etc/heliograph/node",
+        "/etc/heliograph/ledger",
         "/etc/heliograph",
         str(STATE),
     ):
@@ -583,9 +616,15 @@ def controlplane(spec: Mapping[str, Any]) -> str:
     for name, value in spec.get("environment", {}).items():
         argv += ["--env", f"{name}={value}"]
     argv += [IMAGE_FILE.read_text(encoding="ascii"), *spec["argv"]]
-    done = attempt(argv, stdin=spec.get("stdin", ""), timeout=spec.get("timeout", 600))
+    for more in tries():
+        done = attempt(argv, stdin=spec.get("stdin", ""), timeout=spec.get("timeout", 600))
+        if done.returncode != _PODMAN_FAILED or not more:
+            break
+        tell(f"podman could not run {' '.join(spec['argv'][:2])}: {done.stderr.strip()[-2000:]}; trying again")
     if done.returncode not in (0, *spec.get("accept", [])):
         raise HostError((done.stderr.strip() or done.stdout.strip())[-3000:])
+    if done.stderr.strip():
+        tell(done.stderr.strip())
     return done.stdout
 
 

@@ -24,10 +24,10 @@ def free_ports(count: int) -> list[int]:
 class Up:
     def __init__(self, data: Path) -> None:
         self.data = data
-        self.api, mongo, first, second = free_ports(4)
+        self.api, mongo, ledger, first, second = free_ports(5)
         self.command = [
             *(sys.executable, "-m", "controlplane", "up", "--data", str(data), "--port", str(self.api)),
-            *("--mongo-port", str(mongo), "--carrier-ports", str(first), str(second)),
+            *("--mongo-port", str(mongo), "--ledger-port", str(ledger), "--carrier-ports", str(first), str(second)),
         ]
         self.output = ""
 

@@ -42,8 +42,11 @@ async def _run(stacks: list[str]) -> None:
         print("hosts are up", flush=True)
         world = World(lab, made, folder)
         for stack in stacks:
-            begun = time.monotonic()
             await world.stack(stack, [host for host in lab.hosts.values() if host.datacenter == stack], SHARDS[stack])
+        if len(stacks) == 2:
+            await world.peers(*stacks)
+        for stack in stacks:
+            begun = time.monotonic()
             done = await world.project.up(stack)
             print(done.text[-6000:], flush=True)
             if done.code:

@@ -151,6 +151,23 @@ class Host:
             await self.power_off()
             raise LabError(f"{self.name} did not boot: {error or f'no sshd in {timeout} s'}\n{last}") from error
 
+    async def settle(self) -> None:
+        """Until all units of the boot run. This machine makes a unit fail now and then ("Failed to spawn executor"): it is started again, and told."""
+        for left in (2, 1, 0):
+            state = (await self.run("systemctl is-system-running --wait", check=False)).strip()
+            if state == "running":
+                return
+            failed = (await self.run("systemctl --failed --no-legend --plain | cut -d ' ' -f 1")).split()
+            units = " ".join(failed)
+            journal = await self.run(
+                f"journalctl -q --no-pager -o short-iso -n 40 {' '.join(f'-u {u}' for u in failed)}"
+            )
+            what = f"{self.name} is {state}: {units or 'no failed unit'}\n{journal}"
+            if not left:
+                raise LabError(what)
+            print(f"\n[lab] started again: {what}", flush=True)
+            await self.run(f"systemctl reset-failed; systemctl start {units}", check=False)
+
     async def power_off(self) -> None:
         """Power cut: SIGKILL to everything at once. Disks of their own lose what was not fsynced, see `limit_disk`."""
         if not self.process:
@@ -413,11 +430,7 @@ class Lab:
         async def one(host: Host) -> None:
             async with gate:
                 await host.start()
-                state = (await host.run("systemctl is-system-running --wait", check=False)).strip()
-                if state != "running":
-                    raise LabError(
-                        f"{host.name} is {state}: {await host.run('systemctl --failed --no-legend --plain')}"
-                    )
+                await host.settle()
 
         async with asyncio.TaskGroup() as group:
             for host in new:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -51,6 +52,10 @@ class Done:
     seconds: float
     steps: list[tuple[str, str, float]] = field(default_factory=list)
     """(operation, resource name, seconds since the start at which it ended), in order; `same` left out."""
+    errors: list[str] = field(default_factory=list)
+    """What the engine says of each resource that failed, and of the run."""
+    retried: list[str] = field(default_factory=list)
+    """What hosts did again because it had failed for a moment."""
 
     @property
     def changed(self) -> dict[str, list[str]]:
@@ -236,7 +241,9 @@ class Project:
             if not reading.done():
                 _kill_session(process.pid)
             out, _ = await reading
-        return Done(process.returncode or 0, out.decode(errors="replace"), time.time() - begun, _steps(log, begun))
+        text, events = out.decode(errors="replace"), _events(log)
+        seconds = time.time() - begun
+        return Done(process.returncode or 0, text, seconds, _steps(events, begun), *_said(events))
 
 
 def _kill_session(session: int) -> None:
@@ -247,13 +254,17 @@ def _kill_session(session: int) -> None:
                 os.kill(int(place.name), signal.SIGKILL)
 
 
-def _steps(log: Path, begun: float) -> list[tuple[str, str, float]]:
+def _events(log: Path) -> list[dict[str, Any]]:
     found = []
     for line in log.read_text().splitlines() if log.exists() else []:
-        try:
-            event = json.loads(line)
-        except ValueError:  # the last line of a run that was cut
-            continue
+        with suppress(ValueError):  # the last line of a run that was cut
+            found.append(json.loads(line))
+    return found
+
+
+def _steps(events: list[dict[str, Any]], begun: float) -> list[tuple[str, str, float]]:
+    found = []
+    for event in events:
         for kind in ("resOutputsEvent", "resourcePreEvent"):
             details = event.get(kind, {}).get("metadata")
             if not details or details["op"] in {"same", "read", "refresh"}:
@@ -264,6 +275,19 @@ def _steps(log: Path, begun: float) -> list[tuple[str, str, float]]:
     return found
 
 
+def _said(events: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """(errors, what was tried again), each behind the resource's name."""
+    errors, retried = [], []
+    for event in events:
+        said = event.get("diagnosticEvent", {})
+        line = f"{said.get('urn', '').rpartition('::')[2]}: {said.get('message', '').strip()}"
+        if said.get("severity") == "error":
+            errors.append(line)
+        elif re.search(r"(trying|tried|started) again", line):
+            retried.append(line)
+    return errors, retried
+
+
 async def _preview() -> int:
     """A sample region of three hosts that nobody has."""
     tools = prepare(lambda line: print(line, file=sys.stderr))
@@ -272,7 +296,13 @@ async def _preview() -> int:
         await project.must("pulumi", "stack", "init", "sample")
         certificate, key = new_authority("sample", date(2026, 1, 1))
         ssh_key = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
-        values = {"authorityKey": key, "secretKey": "s" * 32, "adminKey": "k" * 46, "sshKey": ssh_key}
+        values = {
+            "authorityKey": key,
+            "secretKey": "s" * 32,
+            "adminKey": "k" * 46,
+            "sshKey": ssh_key,
+            "ledgerKey": "A" * 43 + "=",
+        }
         await project.must("pulumi", "config", "set", "--stack", "sample", "authorityCertificate", stdin=certificate)
         for name, value in values.items():
             await project.must("pulumi", "config", "set", "--stack", "sample", "--secret", name, stdin=value)

@@ -509,8 +509,8 @@ class Cluster:
             task.cancel()
 
     async def table(self) -> Table:
-        """The present one, or the first one."""
-        return self._table or await self.refresh()
+        """The present one; a new one where there is none, or none with a shard: another router may just have added the first."""
+        return self._table if self._table and self.shards else await self.refresh()
 
     async def refresh(self) -> Table:
         """Read it anew."""
@@ -595,7 +595,8 @@ class Cluster:
         if found is None and create:
             command = {"_configsvrCreateDatabase": name, **_MAJORITY, "$db": "admin"}
             await self.ask(self.config, command)
-        found = found or (await self.refresh()).databases.get(name)
+        if found is None or found["primary"] not in self.shards:
+            found = (await self.refresh()).databases.get(name)
         if found is None:
             raise CommandError(26, f"database {name} not found")
         return found

@@ -6,6 +6,7 @@ The tests of this file are one story and run in its order: each begins with what
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import random
 import time
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from controlplane.ledger.note import Verifier
+from controlplane.ledger.proof import verify_document
 from tests.lab import images
 from tests.lab.doctor import require_lab
 from tests.lab.hosts import Host, Lab
@@ -27,7 +30,7 @@ from tests.lab.world import DATA_DISK_MB, Fault, World
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FRA, IAD = ["fra-1", "fra-2", "fra-3"], ["iad-1", "iad-2", "iad-3"]
-CONFIG, SHARD_A, SHARD_B = 27019, 27020, 27021
+CONFIG, SHARD_A, SHARD_B, LEDGER = 27019, 27020, 27021, 8442
 CUTS = 10
 RATE = 25.0
 
@@ -61,7 +64,9 @@ async def test_a_new_stack_is_written_as_the_readme_says(world: World, fra: list
     await world.stack("iad", iad, ["a"])
     text = world.project.stack_file("fra").read_text()
     assert "PRIVATE KEY" not in text
-    assert text.count("secure:") == 4
+    assert text.count("secure:") == 5
+    await world.peers("fra", "iad")
+    assert [peer["name"] for peer in world.project.region("fra")["ledger"]["peers"]] == ["iad"]
 
 
 class TestRefusals:
@@ -150,6 +155,7 @@ class TestUp:
             "shard_fra_b",
             "routers",
             "nodes",
+            "ledgers",
         }
 
     async def test_a_second_up_changes_nothing(self, world: World) -> None:
@@ -202,13 +208,24 @@ print(json.dumps({
         found = json.loads(await fra[0].run(f"{run} $(cat /etc/heliograph/controlplane.image) -", stdin=script))
         assert {found[name] for name in ("shut down", "drop config", "create user")} == {"OperationFailure 13"}
         assert "allowed" not in found.values()
-        outside = await world.lab.call(
-            ["bash", "-c", "timeout 3 bash -c '</dev/tcp/10.81.1.11/27020' && echo open || echo closed"]
-        )
-        assert outside.stdout.strip() == "closed", "the firewall lets a stranger reach mongod"
+        for port, who in ((SHARD_A, "mongod"), (LEDGER, "the ledger")):
+            outside = await world.lab.call(
+                ["bash", "-c", f"timeout 3 bash -c '</dev/tcp/10.81.1.11/{port}' && echo open || echo closed"]
+            )
+            assert outside.stdout.strip() == "closed", f"the firewall lets a stranger reach {who}"
+        script = """
+import ssl, sys, urllib.request
+context = ssl.create_default_context(cafile="/etc/heliograph/tls/ca.pem")
+if sys.argv[2:]:
+    context.load_cert_chain(sys.argv[2])
+print(urllib.request.urlopen(sys.argv[1], context=context, timeout=5).read().decode())
+"""
+        asked = f"python3 - https://10.81.1.11:{LEDGER}/livez"
+        assert (await fra[1].call(asked, stdin=script)).code, "the ledger answers somebody without a certificate"
+        assert (await fra[1].run(f"{asked} /etc/heliograph/tls/ledger.pem", stdin=script)).strip() == "ok"
 
     async def test_no_secret_in_process_lists_or_journals(self, world: World, fra: list[Host]) -> None:
-        secrets = [await world.project.secret("fra", name) for name in ("secretKey", "adminKey")]
+        secrets = [await world.project.secret("fra", name) for name in ("secretKey", "adminKey", "ledgerKey")]
         for host in fra:
             seen = await host.run(
                 "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; journalctl --no-pager -q"
@@ -268,6 +285,49 @@ class TestCuts:
         world.record["iad message"] = answer["id"]
 
 
+class TestTwoRegions:
+    """What one region accepts is in the other's hands soon after, and each vouches for the other's log."""
+
+    async def test_a_message_of_one_is_read_in_the_other(self, world: World) -> None:
+        begun = time.monotonic()
+        batch = {"messages": [{"to": f"+99900{n:03d}1111", "body": f"hello {n}"} for n in range(50)]}
+        [(status, answer)] = await world.api("fra", [("POST", "/v1/batches", batch)])
+        assert status == 202
+        ids = [one["id"] for one in answer["results"]]
+        there: dict[str, float] = {}
+        states: set[str] = set()
+        while time.monotonic() - begun < 120 and states != {"delivered"}:
+            found = await world.messages("iad", ids)
+            states = {message["status"] for message in found}
+            if "HTTP 404" not in states:
+                there.setdefault("readable", round(time.monotonic() - begun, 1))
+            await asyncio.sleep(0.5)
+        assert states == {"delivered"}
+        there["delivered, as seen there"] = round(time.monotonic() - begun, 1)
+        world.note("50 messages of fra in iad, seconds after they were offered", there)
+        assert await world.messages("iad", ids) == await world.messages("fra", ids)
+
+    async def test_each_vouches_for_the_other(self, world: World) -> None:
+        """All that is sequenced is published, witnessed and mirrored; the copy has the original's root."""
+        stands = await world.mirrored("fra", "iad")
+        world.note("logs", {name: log["published"] for name, log in stands.items()})
+        assert {name.split("/")[2] for name in stands} == {"fra", "iad"}
+
+    async def test_proofs(self, world: World) -> None:
+        """Of a message of fra, given out by both; verified with the keys that the stacks give out. On fra's own iad's witness and mirror have signed too."""
+        [(_, answer)] = await world.api("fra", [("POST", "/v1/messages", {"to": "+9990000001111", "body": "proof"})])
+        await asyncio.sleep(3)
+        await world.mirrored("fra", "iad")
+        peers = {stack: (await world.project.outputs(stack))["peer"] for stack in ("fra", "iad")}
+        known = {*peers["fra"]["log_keys"], peers["iad"]["witness_key"], peers["iad"]["mirror_key"]}
+        for stack, cosigners in (("fra", 2), ("iad", 0)):
+            [(status, proof)] = await world.api(stack, [("GET", f"/v1/messages/{answer['id']}/proof", None)])
+            assert (status, proof["complete"]) == (200, True)
+            keys = [Verifier.parse(key) for key in proof["keys"].values()]
+            trusted = [key for key in keys if base64.b64encode(key.public).decode() in known]
+            assert len(verify_document(proof, trusted, cosigners).events) >= 3
+
+
 class TestChanges:
     """A change of the configuration changes exactly what it should."""
 
@@ -295,7 +355,8 @@ class TestChanges:
             world.project.edit("iad", lambda region: region["control_plane"].update(image=image))
             done = await world.up("iad")
             images = [f"{host}-{what}" for host in IAD for what in ("controlplane-archive", "image-controlplane")]
-            assert done.changed == {"update": sorted(["iad-1-carrier", "iad-verify", *nodes, *images])}
+            ledgers = [f"{host}-ledger" for host in IAD]
+            assert done.changed == {"update": sorted(["iad-1-carrier", "iad-verify", *nodes, *ledgers, *images])}
         ledger = read(out)
         counts = await world.settled("iad", ledger)
         errors = ledger.errors(0, 1e12)
@@ -392,13 +453,18 @@ class TestFailover:
         code, report = await world.project.verify("fra")
         assert (code, report["problems"]) == (0, [])
 
+    async def test_the_ledgers_have_caught_up(self, world: World) -> None:
+        begun = time.monotonic()
+        logs = await world.mirrored("fra", "iad", seconds=300)
+        sizes = {name: log["published"] for name, log in logs.items()}
+        world.note("logs after the faults", sizes | {"seconds waited": round(time.monotonic() - begun, 1)})
+
 
 class TestDestroy:
     """`pulumi destroy` leaves the hosts as they were found, but for the data; a later `up` finds it again."""
 
     async def test_hosts_as_found_and_data_kept(self, world: World, iad: list[Host]) -> None:
-        done = await world.project.destroy("iad")
-        assert done.code == 0, done.text[-4000:]
+        await world.destroy("iad")
         assert [await world.snapshot(host) for host in iad] == world.record.pop("iad bare")
         kept = await iad[0].run("ls /var/lib/heliograph/data/iad-a/WiredTiger")
         assert kept.strip().endswith("WiredTiger")
@@ -407,6 +473,9 @@ class TestDestroy:
         await world.up("iad")
         [message] = await world.messages("iad", [world.record.pop("iad message")])
         assert message["status"] == "delivered"
+
+    async def test_its_ledger_goes_on_where_it_was(self, world: World) -> None:
+        await world.mirrored("fra", "iad", seconds=300)
 
 
 class TestOneHost:

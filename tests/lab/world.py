@@ -51,6 +51,13 @@ echo rules; nft list tables
 echo units; systemctl list-units --all --plain --no-legend 'heliograph*' | grep -v ' not-found ' | sort
 """
 
+_UNWELL = r"""
+for unit in $(systemctl list-units --all --plain --no-legend 'heliograph*' | awk '$3 != "active" {print $1}'); do
+  systemctl status --no-pager --full --lines=40 "$unit"
+done
+journalctl --no-pager -q -o short-iso -p warning -n 40
+"""
+
 
 @dataclass
 class Fault:
@@ -92,6 +99,11 @@ class World:
             name, {host.name: host.address for host in hosts}, self.lab.private_key, images, edit
         )
 
+    async def peers(self, one: str, other: str) -> None:
+        """Two stacks know each other's ledgers, as docs/operations.md says."""
+        for stack, into in ((one, other), (other, one)):
+            await self.project.must("python", "-m", "infra.peer", stack, "--into", into)
+
     @staticmethod
     def image(image: Image) -> dict[str, str]:
         return {"reference": image.reference, "archive": str(image.archive)}
@@ -116,6 +128,21 @@ class World:
     async def messages(self, stack: str, ids: list[str]) -> list[dict[str, Any]]:
         answers = await self.api(stack, [("GET", f"/v1/messages/{mid}", None) for mid in ids])
         return [body if status == 200 else {"status": f"HTTP {status}"} for status, body in answers]
+
+    async def mirrored(self, *stacks: str, seconds: float = 120) -> dict[str, dict[str, Any]]:
+        """Origin → own log, as `GET /v1/ledger` has it, once each is mirrored and witnessed as far as it is published and nobody complains."""
+        end = time.monotonic() + seconds
+        while True:
+            answers = [(await self.api(stack, [("GET", "/v1/ledger", None)]))[0][1] for stack in stacks]
+            own = {log["origin"]: log for answer in answers for log in answer["logs"] if log["own"]}
+            copies = [log for answer in answers for log in answer["logs"] if not log["own"]]
+            missing = [answer["alarms"] for answer in answers if answer["alarms"]]
+            missing += [log for log in own.values() if not log["published"] == log["witnessed"] == log["mirrored"]]
+            missing += [log for log in copies if log["root"] != own[log["origin"]]["root"]]
+            if not missing and len(copies) == len(own) >= len(stacks):
+                return own
+            assert time.monotonic() < end, json.dumps(answers)[:6000]
+            await asyncio.sleep(0.5)
 
     async def mongo(self, host: Host, port: int, script: str) -> str:
         """Python on a host, `client` being connected to a member there as the cluster's own; "" when the member does not answer."""
@@ -193,11 +220,29 @@ except ConnectionFailure:
     # -- runs of the engine
 
     async def up(self, stack: str, **options: Any) -> Done:
-        """`pulumi up` that must succeed."""
+        """`pulumi up` that must succeed; what hosts had to do again is noted."""
         done = await self.project.up(stack, **options)
         self._clients.pop(stack, None)
-        assert done.code == 0, done.text[-6000:]
+        if done.code:
+            raise AssertionError("\n".join([*done.errors, *done.retried, *await self.unwell(stack), done.text[-2000:]]))
+        if done.retried:
+            self.note(f"tried again by `up` of {stack}", done.retried)
         return done
+
+    async def destroy(self, stack: str) -> Done:
+        """`pulumi destroy` that must succeed."""
+        done = await self.project.destroy(stack)
+        assert done.code == 0, "\n".join([*done.errors, done.text[-2000:]])
+        return done
+
+    async def unwell(self, stack: str) -> list[str]:
+        """Of each host of the region: our units that do not run, with the end of their journal; then what else went wrong there."""
+        found = []
+        for one in self.project.region(stack)["hosts"]:
+            host = self.lab.hosts.get(one["name"])
+            if host and host.leader:
+                found.append(f"-- {host.name}\n{await host.run(_UNWELL, check=False)}")
+        return found
 
     def note(self, key: str, value: Any) -> None:
         """For the record that the run ends with."""

@@ -102,16 +102,18 @@ async def running_node(settings: Settings) -> AsyncIterator[RunningNode]:
     node = await Node.open(settings.model_copy(update={"advertise_url": base_url}))
     running = RunningNode(node, base_url)
     server = Server(node.app, settings)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(node.run(running.stop))
-        group.create_task(server.run_on(listener))
-        try:
-            async with aiohttp.ClientSession() as running.http:
-                yield running
-        finally:
-            running.stop.set()
-            server.should_exit = True
-    await node.close()
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(node.run(running.stop)), group.create_task(server.run_on(listener))]
+            try:
+                async with aiohttp.ClientSession() as running.http:
+                    yield running
+            finally:
+                running.stop.set()
+                server.should_exit = True
+                await asyncio.wait(tasks)  # a failed test would cancel them, and uvloop cannot close what they leave
+    finally:
+        await node.close()
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from controlplane.carrier.outcome import SUFFIXES
 from controlplane.domain.message import Status
 from controlplane.settings import Settings
-from controlplane.telemetry.metrics import BIND_GAUGES, GAUGES
+from controlplane.telemetry.metrics import BIND_GAUGES, GAUGES, LEDGER_GAUGES
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -28,7 +28,14 @@ def test_every_status_is_documented():
 def test_every_metric_is_documented():
     assert (
         missing(
-            (*GAUGES, *BIND_GAUGES, "heliograph_events", "heliograph_commit_seconds", "heliograph_commit_retries"),
+            (
+                *GAUGES,
+                *BIND_GAUGES,
+                *LEDGER_GAUGES,
+                "heliograph_events",
+                "heliograph_commit_seconds",
+                "heliograph_commit_retries",
+            ),
             "operations.md",
         )
         == []

@@ -34,7 +34,11 @@ echo "systemctl $*" >> $S/calls
 case "$1" in
 is-active) [ -e "$S/active/$2" ] && echo active && exit 0; echo inactive; exit 3;;
 start|restart|reload-or-restart)
-  [ -e "$S/fail/$2" ] && { echo "Job for $2 failed" >&2; exit 1; }
+  if [ -e "$S/fail/$2" ]; then  # for ever, or as often as it says
+    left=$(cat "$S/fail/$2")
+    case "$left" in ""|0) ;; 1) rm "$S/fail/$2";; *) echo $((left - 1)) > "$S/fail/$2";; esac
+    echo "Job for $2 failed" >&2; exit 1
+  fi
   echo "begin $2" >> $S/restarts; sleep "$(cat $S/slow 2>/dev/null || echo 0)"; echo "end $2" >> $S/restarts
   # What it runs with: the files as they are now.
   cat /etc/demo/*.conf > "$S/active/$2" 2>/dev/null; exit 0;;
@@ -48,7 +52,10 @@ case "$1 $2" in
 "load -q") cat "$4" >> $S/images;;
 "pull -q") cat $S/registry >> $S/images;;
 "rmi "*) grep -vxF "$2" $S/images > $S/images.new; mv $S/images.new $S/images;;
-"run "*) cat > $S/stdin; cat $S/answer; cat $S/complaint >&2; exit "$(cat $S/code)";;
+"run "*)
+  cat > $S/stdin
+  [ -s $S/podman-fails ] && { sed -i 1d $S/podman-fails; echo "OCI runtime error" >&2; exit 125; }
+  cat $S/answer; cat $S/complaint >&2; exit "$(cat $S/code)";;
 esac""",
     "dpkg-query": '[ -e "$S/missing/$4" ] || echo "install ok installed"',
     "apt-get": """

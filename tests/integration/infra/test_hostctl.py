@@ -102,7 +102,10 @@ class TestInstall:
     def test_packages(self, host):
         (host.state / "missing/podman").touch()
         assert host.do("install", spec_of())["packages"] == ["podman"]
-        assert "apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends podman" in host.calls()
+        assert (
+            "apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 install -y -qq --no-install-recommends podman"
+            in host.calls()
+        )
 
     def test_private_key_goes_before_the_certificate(self, host):
         (host.etc / "host.key").write_text("KEY\n")
@@ -487,11 +490,21 @@ class TestRefusals:
         said = host.refused("install", spec_of())
         assert f"{UNIT} does not start: Job for {UNIT} failed" in said
         assert f"the journal of {UNIT}" in said
+        assert host.calls().count(f"systemctl restart {UNIT}") == 3
         assert host.record("demo")["pending"]
         (host.state / "fail" / UNIT).unlink()
         assert host.do("install", spec_of())["changed"] == []
         assert running(host)
         assert "pending" not in host.record("demo")
+
+    def test_unit_starts_at_another_try(self, host):
+        """What failed for a moment does not fail the `up`, and is told."""
+        (host.state / "fail" / UNIT).write_text("2")
+        code, _, told = host.ask("install", spec_of())
+        assert code == 0
+        assert told.count(f"{UNIT} is started again, since it failed: Job for {UNIT} failed") == 2
+        assert f"the journal of {UNIT}" in told
+        assert running(host)
 
     def test_unknown_owner(self, host):
         spec = {"name": "x", "token": "1", "files": [{"path": "/etc/x", "content": "", "owner": "nobody-here"}]}
@@ -580,6 +593,18 @@ class TestRun:
             f"--user=0:0 --volume /a:/a:ro --env X=1 {TestImage.REF} seed"
         )
         assert SECRET in (ready.state / "stdin").read_text()
+
+    def test_podman_that_fails_for_a_moment(self, ready):
+        (ready.state / "podman-fails").write_text("once\ntwice\n")
+        code, out, told = ready.ask("run", self.SPEC)
+        assert (code, json.loads(out)) == (0, {"ok": True})
+        assert told.count("podman could not run seed: OCI runtime error; trying again") == 2
+        (ready.state / "podman-fails").write_text("1\n2\n3\n")
+        assert ready.refused("run", self.SPEC).endswith(": OCI runtime error")
+
+    def test_what_it_says_beside_its_answer_is_passed_on(self, ready):
+        (ready.state / "complaint").write_text("tried again: no primary\n")
+        assert ready.ask("run", self.SPEC)[2] == "tried again: no primary\n"
 
     def test_failure(self, ready):
         (ready.state / "code").write_text("3")

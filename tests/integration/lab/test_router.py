@@ -111,7 +111,7 @@ class ShardedCluster:
                 self._start_member(name, port)
         for name, ports in self.members.items():
             self._initiate(name, ports)
-        self._start_router()
+        self._start_routers()
 
     def _start_member(self, name: str, port: int) -> None:
         data = self.folder / f"{name}-{port}"
@@ -131,11 +131,11 @@ class ShardedCluster:
             client.admin.command("replSetInitiate", config | ({"configsvr": True} if name == "cfg" else {}))
             self._wait(lambda: client.admin.command("hello")["isWritablePrimary"])
 
-    def _start_router(self) -> None:
+    def _router(self, name: str, port: int) -> subprocess.Popen[bytes]:
         config = {
             "sharding": {"configDB": "cfg/" + ",".join(f"127.0.0.1:{port}" for port in self.members["cfg"])},
             "net": {
-                "port": self.port,
+                "port": port,
                 "bindIp": "127.0.0.1",
                 "tls": {
                     "mode": "requireTLS",
@@ -145,19 +145,39 @@ class ShardedCluster:
             },
             "security": {"clusterAuthMode": "x509"},
         }
-        file = self.folder / "mongos.conf"
+        file = self.folder / f"{name}.conf"
         file.write_text(yaml.safe_dump(config))
-        with (self.folder / "mongos.log").open("wb") as log:
+        with (self.folder / f"{name}.log").open("wb") as log:
             command = [sys.executable, str(ROUTER), "--config", str(file)]
-            self.router = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        with MongoClient[dict[str, Any]](self.uri("member")) as client:
-            for name in ("a", "b"):
-                hosts = ",".join(f"127.0.0.1:{port}" for port in self.members[name])
-                assert client.admin.command("addShard", f"{name}/{hosts}")["shardAdded"] == name
-            roles = [{"role": "readWrite", "db": DATABASE}]
-            client["$external"].command("createUser", NODE, roles=roles)
-            client.admin.command("createUser", "scram", pwd=PASSWORD, roles=roles)
-            client.admin.command("createUser", "admin", pwd=PASSWORD, roles=["clusterAdmin", "userAdminAnyDatabase"])
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+    def _start_routers(self) -> None:
+        port = free_port()
+        self.router, other = self._router("mongos", self.port), self._router("other", port)
+        try:
+            with (
+                MongoClient[dict[str, Any]](self.uri("member")) as client,
+                MongoClient[dict[str, Any]](self.uri("member", port)) as second,
+            ):
+                self.unheard = [second.admin.command("ping")]  # it has its table now, without a shard
+                self._add_shards(client)
+                self.unheard += [
+                    second[DATABASE].plain.find_one(),
+                    second[DATABASE].plain.insert_one({"_id": 1}).inserted_id,
+                    second[DATABASE].plain.delete_one({"_id": 1}).deleted_count,
+                ]
+        finally:
+            other.kill()
+            other.wait()
+
+    def _add_shards(self, client: MongoClient[dict[str, Any]]) -> None:
+        for name in ("a", "b"):
+            hosts = ",".join(f"127.0.0.1:{port}" for port in self.members[name])
+            assert client.admin.command("addShard", f"{name}/{hosts}")["shardAdded"] == name
+        roles = [{"role": "readWrite", "db": DATABASE}]
+        client["$external"].command("createUser", NODE, roles=roles)
+        client.admin.command("createUser", "scram", pwd=PASSWORD, roles=roles)
+        client.admin.command("createUser", "admin", pwd=PASSWORD, roles=["clusterAdmin", "userAdminAnyDatabase"])
 
     @staticmethod
     def _wait(until: Any) -> None:
@@ -242,6 +262,10 @@ class TestAdministration:
         assert [shard["_id"] for shard in (await admin.admin.command("listShards"))["shards"]] == ["a", "b"]
         assert await admin.config.shards.count_documents({}) == 2
         assert set((await admin.admin.command("getShardMap"))["map"]) == {"a", "b", "config"}
+
+    def test_a_router_that_has_not_heard_of_the_first_shard_asks(self, cluster):
+        """As mongos does; else what follows `addShard` would work or not with the router that a client happens to choose."""
+        assert cluster.unheard == [{"ok": 1.0}, None, 1, 1]
 
     async def test_cluster_wide_settings(self, admin):
         concern = {"w": "majority", "wtimeout": 0}

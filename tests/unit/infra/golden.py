@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.unit.infra.sample import files, sample_region
+from tests.unit.infra.sample import files, sample_peer, sample_region
 
 __all__ = ["FOLDER", "rendered"]
 
@@ -12,10 +12,13 @@ FOLDER = Path(__file__).with_name("golden")
 HOST = "fra-1"
 WANTED = (
     "etc/containers/systemd/heliograph-carrier.container",
+    "etc/containers/systemd/heliograph-ledger.container",
     "etc/containers/systemd/heliograph-mongod-fra-a.container",
     "etc/containers/systemd/heliograph-node-1.container",
     "etc/containers/systemd/heliograph-router.container",
     "etc/heliograph/firewall.nft",
+    "etc/heliograph/ledger/authorities.pem",
+    "etc/heliograph/ledger/ledger.env",
     "etc/heliograph/mongod/fra-a.conf",
     "etc/heliograph/mongod/fra-config.conf",
     "etc/heliograph/mongod/router.conf",
@@ -26,8 +29,12 @@ WANTED = (
 
 
 def rendered() -> dict[str, str]:
-    """Name below `golden/` → text. Version 8.0 and a closed API, so that each branch of the templates shows."""
-    region = sample_region(mongodb={"version": "8.0"}, control_plane={"allow": ["10.0.0.0/8"]})
+    """Name below `golden/` → text. Version 8.0, a closed API and a peer, so that each branch of the templates shows."""
+    region = sample_region(
+        mongodb={"version": "8.0"},
+        control_plane={"allow": ["10.0.0.0/8"]},
+        ledger={"domain": "heliograph.example", "peers": [sample_peer()]},
+    )
     texts = files(region)[HOST]
     return {name: texts[f"/{name}"] for name in WANTED}
 

@@ -37,6 +37,7 @@ with warnings.catch_warnings():
 from infra import program
 from infra.policy import Resource
 from tests.unit.infra.pki import authority_pair
+from tests.unit.infra.sample import LEDGER_KEY
 
 __all__ = ["Run", "Seen", "run", "run_region", "sample_secrets"]
 
@@ -54,6 +55,7 @@ def sample_secrets() -> dict[str, str | None]:
         "authorityKey": key,
         "secretKey": "5ec4e7" * 10,
         "adminKey": "hg_live_a_key_that_nobody_else_has_0123456789",
+        "ledgerKey": LEDGER_KEY,
     }
 
 

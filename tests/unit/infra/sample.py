@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import Any
 
 from infra import render
@@ -9,7 +11,7 @@ from infra.config import Region, parse_region
 from infra.plan import Topology, plan
 from infra.render import Bundle
 
-__all__ = ["HOST_KEYS", "bundles", "files", "sample_region", "sample_value"]
+__all__ = ["HOST_KEYS", "LEDGER_KEY", "bundles", "files", "sample_peer", "sample_region", "sample_value"]
 
 HOST_KEYS = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c",
@@ -20,6 +22,34 @@ HOST_KEYS = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIqHX/8es4RRV3rNWv7kBUVlaN18ieCQhjoFV7x69J8X",
 )
 """Real keys; nobody has the private halves in use."""
+LEDGER_KEY = base64.b64encode(bytes(range(32))).decode()
+AUTHORITY = """-----BEGIN CERTIFICATE-----
+MIIBSjCB8aADAgECAgEHMAoGCCqGSM49BAMCMCMxITAfBgNVBAMMGEhlbGlvZ3Jh
+cGggaWFkIGF1dGhvcml0eTAeFw0yNjAxMDEwMDAwMDBaFw0zNjAxMDEwMDAwMDBa
+MCMxITAfBgNVBAMMGEhlbGlvZ3JhcGggaWFkIGF1dGhvcml0eTBZMBMGByqGSM49
+AgEGCCqGSM49AwEHA0IABHPMCr254jvCBRuvzoAwmJtpAU72T5Fk8smiakeog6UV
+YChu07HdZ7bKw5TwAONqSuMFCfxRH+E6MU+m5LFa9tOjFjAUMBIGA1UdEwEB/wQI
+MAYBAf8CAQAwCgYIKoZIzj0EAwIDSAAwRQIgUnjDQUVdNuWXOEWwtKyWGRLfaKQY
+B2idgXfe2IWMXhgCIQD32SmS/ChEbYheqGw/Na8babCkUjAcq4OfJhU5l1/ssQ==
+-----END CERTIFICATE-----
+"""
+"""Of the region `iad`; its key is lost."""
+
+
+def sample_peer(name: str = "iad", **changes: Any) -> dict[str, Any]:
+    """An entry of `ledger.peers`."""
+
+    def key(role: str) -> str:
+        return base64.b64encode(hashlib.sha256(f"{name} {role}".encode()).digest()).decode()
+
+    return {
+        "name": name,
+        "urls": ["https://10.81.2.11:8442", "https://10.81.2.12:8442"],
+        "log_keys": [key("log")],
+        "witness_key": key("witness"),
+        "mirror_key": key("mirror"),
+        "authority": AUTHORITY,
+    } | changes
 
 
 def sample_value(hosts: int = 3, **overrides: Any) -> dict[str, Any]:

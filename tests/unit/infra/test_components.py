@@ -13,7 +13,7 @@ from infra.config import ConfigError
 from infra.plan import Topology, plan
 from tests.unit.infra import mocked
 from tests.unit.infra.mocked import Run, run_region
-from tests.unit.infra.sample import sample_region, sample_value
+from tests.unit.infra.sample import LEDGER_KEY, sample_peer, sample_region, sample_value
 
 HOSTS = ("fra-1", "fra-2", "fra-3")
 ARCHIVE = __file__  # any file will do: nothing is copied
@@ -79,7 +79,7 @@ class TestHost:
         """What a host asked for is what it is given, each behind the key that it made."""
         spec = json.loads(ran().command("fra-2-certificates").inputs["stdin"])
         files = {file["path"]: file for file in spec["files"]}
-        assert set(files) == {f"/etc/heliograph/tls/{name}.pem" for name in ("ca", "member", "node", "api")}
+        assert set(files) == {f"/etc/heliograph/tls/{name}.pem" for name in ("ca", "member", "node", "api", "ledger")}
         assert files["/etc/heliograph/tls/member.pem"]["prepend"] == "/etc/heliograph/keys/member.2026-01-01.key"
         assert files["/etc/heliograph/tls/member.pem"]["owner"] == "heliograph-data"
         assert files["/etc/heliograph/tls/node.pem"]["owner"] == "heliograph"
@@ -161,6 +161,22 @@ class TestControlPlane:
             before = run.before(run.command(f"{node.host}-node-{node.number}"))
             assert {"fra-seed", f"{node.host}-secret-key", f"{node.host}-router"} <= before
 
+    def test_ledgers_follow_one_after_another(self, name):
+        run = ran(name)
+        topology = topology_of(name)
+        ledgers = [f"{one.host}-ledger" for one in topology.ledgers]
+        assert ledgers == sorted(one for one in commands(run) if one.endswith("-ledger"))
+        for earlier, later in pairwise([f"{n.host}-node-{n.number}" for n in topology.nodes] + ledgers):
+            assert earlier in run.before(run.command(later))
+        for one in ledgers:
+            command = run.command(one)
+            files = {file["path"]: file for file in json.loads(command.inputs["stdin"])["files"]}
+            assert files["/etc/heliograph/ledger/key"] == {
+                "path": "/etc/heliograph/ledger/key", "content": LEDGER_KEY, "mode": "400", "owner": "heliograph"
+            }  # fmt: skip
+            assert "stdin" in command.secrets
+            assert LEDGER_KEY not in json.dumps({key: value for key, value in command.inputs.items() if key != "stdin"})
+
     def test_verify_is_last(self, name):
         run = ran(name)
         assert run.before(run.command("fra-verify")) | {"fra-verify"} >= commands(run)
@@ -191,6 +207,8 @@ class TestRegion:
         assert outputs["urls"] == [node.url for node in topology_of(name).nodes]
         assert list(outputs["losses"]) == [host["name"] for host in VALUES[name]["hosts"]]
         assert "PRIVATE" not in json.dumps(outputs)
+        assert LEDGER_KEY not in json.dumps(outputs)
+        assert outputs["peer"]["urls"] == [one.url for one in topology_of(name).ledgers]
 
 
 class TestPreview:
@@ -249,8 +267,14 @@ class TestGrowth:
         assert changed == {
             "fra-1-carrier",
             "fra-verify",
-            *(f"{host}-{what}" for host in HOSTS for what in ("image-controlplane", "node-1")),
+            *(f"{host}-{what}" for host in HOSTS for what in ("image-controlplane", "node-1", "ledger")),
         }
+
+    def test_a_peer_more(self):
+        """Nodes and ledgers know it, and the firewall; nothing of MongoDB is touched."""
+        new, changed = self.changed(sample_value(ledger={"peers": [sample_peer()]}))
+        assert new == set()
+        assert changed == {"fra-verify", *(f"{host}-{what}" for host in HOSTS for what in ("host", "node-1", "ledger"))}
 
 
 class TestRefused:

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from infra import program
-from infra.config import ConfigError, parse_region, parse_secrets
-from infra.program import SECRETS
+from infra.config import SECRETS, ConfigError, parse_region, parse_secrets
 from tests.unit.infra.mocked import sample_secrets
-from tests.unit.infra.sample import HOST_KEYS, sample_value
+from tests.unit.infra.sample import HOST_KEYS, LEDGER_KEY, sample_peer, sample_value
 
 REMOVED = object()
 
@@ -68,6 +67,21 @@ BAD = [
     ("control_plane.allow", [], "region.control_plane.allow:", "at least 1 item"),
     ("control_plane.allow", ["10.0.0.1/8"], "region.control_plane.allow:", "write it as 10.0.0.0/8"),
     ("control_plane.log_level", "loud", "region.control_plane.log_level:", "pattern"),
+    ("ledger.domain", "Example.COM", "region.ledger.domain:", "pattern"),
+    ("ledger.port", 80, "region.ledger.port:", "greater than or equal to 1024"),
+    ("ledger.public_key", "x", "region.ledger.public_key:", "there is no such field"),
+    ("ledger.peers", [sample_peer("fra")], "ledger.peers:", "each is another datacenter"),
+    ("ledger.peers", [sample_peer(), sample_peer()], "ledger.peers:", "each is another datacenter"),
+    ("ledger.peers", [sample_peer(urls=[])], "region.ledger.peers.0.urls:", "at least 1"),
+    ("ledger.peers", [sample_peer(urls=["http://10.0.0.1:8442"])], "region.ledger.peers.0.urls.0:", "write it as https://10.0.0.11:8442"),
+    ("ledger.peers", [sample_peer(urls=["https://iad.example:8442"])], "cannot look up iad.example", "allow: [192.0.2.0/24]"),
+    ("ledger.peers", [sample_peer(log_keys=[])], "region.ledger.peers.0.log_keys:", "at least 1"),
+    ("ledger.peers", [sample_peer(log_keys=["c2hvcnQ="])], "region.ledger.peers.0.log_keys.0:", "`python -m infra.peer STACK` prints"),
+    ("ledger.peers", [sample_peer(mirror_key="no key")], "region.ledger.peers.0.mirror_key:", "is not a public Ed25519 key"),
+    ("ledger.peers", [sample_peer(mirror_key=sample_peer()["witness_key"])], "region.ledger.peers.0:", "are different keys"),
+    ("ledger.peers", [sample_peer(authority="-----")], "region.ledger.peers.0.authority:", "`pulumi stack output authority`"),
+    ("ledger.peers", [sample_peer(allow=["10.0.0.1/8"])], "region.ledger.peers.0.allow:", "write it as 10.0.0.0/8"),
+    ("ledger.witnesses", [{"url": "https://w.example", "vkey": "w.example"}], "region.ledger.witnesses.0.vkey:", "pattern"),
     ("certificates", REMOVED, "region.certificates:", "is required"),
     ("certificates.not_before", "soon", "region.certificates.not_before:", "valid date"),
     ("certificates.days", 826, "region.certificates.days:", "less than or equal to 825"),
@@ -114,7 +128,7 @@ class TestBadInput:
 class TestSecrets:
     """Missing secrets are named; the value of one never stands in a message."""
 
-    GOOD = dict.fromkeys(SECRETS, "a-secret-value-of-more-than-32-characters")
+    GOOD = dict.fromkeys(SECRETS, "a-secret-value-of-more-than-32-characters") | {"ledgerKey": LEDGER_KEY}
 
     def test_good(self):
         parsed = parse_secrets(self.GOOD)
@@ -133,7 +147,9 @@ class TestSecrets:
             parse_secrets(dict.fromkeys(SECRETS))
         assert len(str(error.value).splitlines()) == len(SECRETS)
 
-    @pytest.mark.parametrize(("name", "value"), [("secretKey", "hunter2-too-short"), ("adminKey", 424242)])
+    @pytest.mark.parametrize(
+        ("name", "value"), [("secretKey", "hunter2-too-short"), ("adminKey", 424242), ("ledgerKey", "aHVudGVyMg==")]
+    )
     def test_never_repeated(self, name, value):
         with pytest.raises(ConfigError) as error:
             parse_secrets(self.GOOD | {name: value})
@@ -145,6 +161,26 @@ class TestSecrets:
     def test_short_key_names_the_mend(self):
         with pytest.raises(ConfigError, match=r"secret_key: must have at least 32 characters; .*openssl rand -hex 32"):
             parse_secrets(self.GOOD | {"secretKey": "short"})
+
+    def test_ledger_key_names_the_mend(self):
+        with pytest.raises(
+            ConfigError, match=r"ledger_key: must be 32 random bytes in base64; .*openssl rand -base64 32"
+        ):
+            parse_secrets(self.GOOD | {"ledgerKey": LEDGER_KEY[:-4]})
+
+
+class TestPeers:
+    """What a region knows of another."""
+
+    def test_where_it_comes_from(self):
+        peer, behind = parse_region(
+            changed(
+                "ledger.peers",
+                [sample_peer(), sample_peer("sin", urls=["https://sin.example"], allow=["192.0.2.0/24"])],
+            )
+        ).ledger.peers
+        assert peer.networks == ("10.81.2.11", "10.81.2.12")
+        assert behind.networks == ("192.0.2.0/24",)
 
 
 def test_an_archive_that_is_not_there():

@@ -65,6 +65,7 @@ def listening(topology: Topology) -> list[tuple[str, int]]:
     """(host, port) of everything, counted here and not by the topology."""
     found = [(m.host, m.port) for s in topology.sets for m in s.members]
     found += [(r.host, r.port) for r in topology.routers] + [(n.host, n.port) for n in topology.nodes]
+    found += [(one.host, one.port) for one in topology.ledgers]
     return found + ([(topology.carrier, CARRIER_PORT)] if topology.carrier else [])
 
 
@@ -97,6 +98,21 @@ class TestWhatStands:
                 alive = [m for m in one.members if m.host not in gone]
                 assert 2 * len(alive) > len(one.members), (gone, one.name)
         assert not any(topology.losses().values())
+
+    @FAST
+    @given(regions())
+    def test_ledgers(self, value):
+        """As many as three, and no single loss that a region is made to survive takes all of them."""
+        if (topology := planned(value)) is None:
+            return
+        hosts = [one.host for one in topology.ledgers]
+        assert len(set(hosts)) == len(hosts) == min(3, len(topology.config_set.members))
+        if value["safety"] == "none":
+            return
+        domain = {h["name"]: h["failure_domain"] or h["name"] for h in value["hosts"]}
+        assert len(set(hosts)) > 1
+        if value["safety"] == "failure_domain":
+            assert len({domain[host] for host in hosts}) > 1
 
     @FAST
     @given(regions())
@@ -136,7 +152,8 @@ class TestGrowth:
 
     @staticmethod
     def standing(topology: Topology) -> set[Any]:
-        return {m for s in topology.sets for m in s.members} | set(topology.routers) | set(topology.nodes)
+        members = {m for s in topology.sets for m in s.members}
+        return members | set(topology.routers) | set(topology.nodes) | set(topology.ledgers)
 
     @FAST
     @given(regions())
@@ -147,7 +164,11 @@ class TestGrowth:
         members = [m.host for m in before.config_set.members]
         host = {"name": f"h{n}", "address": f"10.0.0.{n}", "host_key": HOST_KEYS[0]}
         # Sets that said nothing stood on all hosts, and must name them now.
-        named = [{"name": s["name"], "hosts": s["hosts"] or members} for s in value["mongodb"]["shards"]]
+        stand = {
+            shard["name"]: shard["hosts"] or [host["name"] for host in value["hosts"]]
+            for shard in value["mongodb"]["shards"]
+        }
+        named = [{"name": name, "hosts": hosts} for name, hosts in stand.items()]
         grown = [
             value
             | {
@@ -218,7 +239,10 @@ REFUSED = {
     ),
     "port clash": (
         value_of(THREE, members=3, safety="host", router_port=27020),
-        ["h1: fra-a and mongos would both listen on 27020", "move one (mongodb.*_port, control_plane.port)"],
+        [
+            "h1: fra-a and mongos would both listen on 27020",
+            "move one (mongodb.*_port, control_plane.port, ledger.port)",
+        ],
     ),
     "port of the carrier": (
         value_of(THREE, members=3, safety="host", config_port=CARRIER_PORT),

@@ -66,6 +66,7 @@ REFUSED = {
     "data disk full": ({"free": FREE | {DATA: 3 * GB}}, f"{DATA} has 3.0 GiB free and needs 10.0; free some"),
     "image disk full": ({"free": FREE | {"/var/lib/containers": GB}}, "/var/lib/containers has 1.0 GiB free and needs 3.0"),
     "busy port": ({"ports": {"27017": "mongos"}}, "port 27017, for mongos, is taken by mongos; stop it, or choose"),
+    "busy ledger port": ({"ports": {"8442": "nginx"}}, "port 8442, for ledger, is taken by nginx"),
     "busy API port": ({"ports": {"8443": "nginx"}}, "port 8443, for node fra-1-1, is taken by nginx"),
     "foreign data": ({"data": {"fra-a": {"used": True, "marker": None}}}, "the data directory of fra-a holds a database that Heliograph did not make; move it away"),
     "data of another address": ({"data": marker("10.81.1.99:27020")}, "belongs to 10.81.1.99:27020 of fra-a, not to 10.81.1.11:27020; a member never changes its address or port: put back what changed"),
@@ -146,19 +147,21 @@ class TestCertificates:
         assert "the certificates of 2026-01-01 are over" in problems(self.at(2027, 3, 1))[0]
 
     def test_soon(self):
-        assert preflight.warnings(REGION, self.at(2027, 1, 10))[0].startswith("fra-1: its certificates end in 23 days")
+        assert preflight.warnings(REGION, TOPOLOGY, self.at(2027, 1, 10))[0].startswith(
+            "fra-1: its certificates end in 23 days"
+        )
 
 
 class TestWarnings:
     """What does not stop an `up` is said."""
 
     def test_sound(self):
-        assert preflight.warnings(REGION, surveyed()) == []
+        assert preflight.warnings(REGION, TOPOLOGY, surveyed()) == []
 
     def test_said(self):
         installed = {"router": {"token": "1", "drift": ["/etc/x was changed"]}}
-        found = preflight.warnings(REGION, surveyed(memory_mb=4000, container=True, installed=installed))
+        found = preflight.warnings(REGION, TOPOLOGY, surveyed(memory_mb=4000, container=True, installed=installed))
         assert len(found) == 2
         assert preflight.drift(surveyed(installed=installed)) == ["fra-1: router: /etc/x was changed"]
-        assert "its services may use 7680 MiB together and it has 4000" in found[0]
+        assert "its services may use 8704 MiB together and it has 4000" in found[0]
         assert "is a container" in found[1]

@@ -7,16 +7,18 @@ import re
 
 import pytest
 
+from controlplane.settings import load
 from infra import quadlets
 from infra.plan import plan
 from infra.render import DATA_UID, NODE_UID, mongodb_uri, shard_spec
 from tests.unit.infra import golden
-from tests.unit.infra.sample import bundles, files, sample_region
+from tests.unit.infra.sample import AUTHORITY, LEDGER_KEY, bundles, files, sample_peer, sample_region
 
 REGIONS = {
     "three hosts": sample_region(),
     "MongoDB 8": sample_region(mongodb={"version": "8.0"}),
     "two nodes a host, API closed": sample_region(control_plane={"nodes": 2, "allow": ["10.0.0.0/8", "192.0.2.0/24"]}),
+    "two peers": sample_region(ledger={"peers": [sample_peer(), sample_peer("sin", allow=["10.81.0.0/16"])]}),
     "one host": sample_region(1, safety="none", mongodb={"members": 1}),
     "six hosts": sample_region(
         6,
@@ -84,7 +86,7 @@ class TestEachRegion:
 
     def test_what_a_container_mounts_is_there(self, region):
         """A host path of `Volume=` that nothing makes would be made by podman, as root's."""
-        made = re.compile(r"/etc/heliograph/(tls|node/secret-key)$")
+        made = re.compile(r"/etc/heliograph/(tls|node/secret-key|ledger/key)$")
         for host, found in bundles(region).items():
             there = {file.path for bundle in found for file in bundle.files}
             there |= {directory["path"] for bundle in found for directory in bundle.directories}
@@ -156,3 +158,47 @@ class TestVersions:
         assert f"echo {pages} >" in texts["/etc/systemd/system/heliograph-hugepages.service"]
         tunable = "Environment=GLIBC_TUNABLES=glibc.pthread.rseq=0\n"
         assert (tunable in texts["/etc/containers/systemd/heliograph-mongod-fra-a.container"]) is rseq
+
+
+class TestLedger:
+    """Ledgers know their peers, and the firewall lets nobody else come to them."""
+
+    REGION = sample_region(
+        ledger={"peers": [sample_peer(), sample_peer("sin", allow=["10.81.1.0/24", "192.0.2.0/24"])]}
+    )
+
+    def test_who_may_reach_it(self):
+        rules = files(self.REGION)["fra-1"]["/etc/heliograph/firewall.nft"]
+        assert "tcp dport { 8442 } ip saddr != { 10.81.1.0/24, 10.81.2.11, 10.81.2.12, 192.0.2.0/24 } drop" in rules
+        rules = files(sample_region())["fra-1"]["/etc/heliograph/firewall.nft"]
+        assert "tcp dport { 8442 } ip saddr != { 10.81.1.11, 10.81.1.12, 10.81.1.13 } drop" in rules
+
+    def test_it_trusts_its_own_region_and_its_peers(self):
+        (file,) = [
+            file
+            for bundle in bundles(self.REGION)["fra-1"]
+            for file in bundle.files
+            if file.path == "/etc/heliograph/ledger/authorities.pem"
+        ]
+        assert file.prepend == "/etc/heliograph/tls/ca.pem"
+        assert file.content.endswith("below.\n" + AUTHORITY * 2)
+
+    @pytest.mark.parametrize("path", ["/etc/heliograph/node/fra-1-1.env", "/etc/heliograph/ledger/ledger.env"])
+    def test_settings_are_the_control_planes(self, path, tmp_path, monkeypatch):
+        """As the process reads them: no name and no value that it would refuse."""
+        lines = files(self.REGION)["fra-1"][path].splitlines()
+        for name, _, value in (line.partition("=") for line in lines):
+            if name.endswith("_KEY_FILE"):
+                value = tmp_path / name  # noqa: PLW2901
+                value.touch(mode=0o600)
+                value.write_text(LEDGER_KEY if "LEDGER" in name else "s" * 32)
+            monkeypatch.setenv(name, str(value))
+        settings = load()
+        assert [peer.dc for peer in settings.ledger_peers] == ["iad", "sin"]
+        assert settings.ledger_peers[0].log_keys == tuple(sample_peer()["log_keys"])
+        assert settings.ledger_domain == "heliograph.invalid"
+
+    def test_collections_and_users(self):
+        spec = shard_spec(plan(self.REGION))
+        assert spec["collections"]["ledger_tiles"] == {"key": {"_id": "hashed"}}
+        assert [one["user"].partition(",")[0] for one in spec["users"]] == ["CN=ledger", "CN=node"]

@@ -1,0 +1,421 @@
+"""The sequencer: puts this datacenter's events into its log, one round after the other. One leads; whoever led before is fenced by the log's term.
+
+A round gathers what each node has written beyond its mark (contiguous in q: a gap waits), stages bundles, tiles and runs as drafts, reads the drafts back and
+recomputes the root from them by a second way (`_check`), signs, and makes all of it true by one conditional update of the log's document. Killed before
+that update, nothing has happened, and whoever leads next drafts anew over the same places; killed after it, everything has.
+
+A log ends with its quarter, with its key, or with repair; its successor begins with an `opened` entry that commits to it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from controlplane.clock import Clock
+from controlplane.domain.events import Event, Kind, commitment, committed_payload, leaf_bytes
+from controlplane.errors import StoreUnavailableError
+from controlplane.ids import random_bytes
+from controlplane.ledger.checkpoint import Checkpoint, origin_of, quarter_of
+from controlplane.ledger.merkle import EMPTY, Growth, grow, root_of, root_tiles, tree_root
+from controlplane.ledger.note import Note, Signer, derive
+from controlplane.ledger.tiles import HASH_BYTES, WIDTH, TileHashes, decode_bundle, encode_bundle, tile_hashes
+from controlplane.settings import Settings
+from controlplane.store.committer import Committer
+from controlplane.store.ledger import LEDGER_NODE, LedgerStore, Log, Run, Source, StaleWriterError
+
+__all__ = ["DamagedLogError", "Sequencer", "opened_event"]
+
+_log = structlog.get_logger()
+_ROUND_ENTRIES = 4_096
+_SOURCES_SECONDS = 1.0
+_SETTLED_SECONDS = 90.0
+"""A term that is closed gets no late write after this: its adopter read it again 60 s after it took over."""
+_OPENED_NODE = "opened"
+_SALT_BYTES = 16
+
+Key = tuple[str, int]
+
+
+class DamagedLogError(Exception):
+    """What is stored is not what was signed. Nothing more is signed until it is repaired."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Consecutive events of one source."""
+
+    node: str
+    epoch: int
+    q: int
+    leaves: list[bytes]
+    late: bool = False
+
+
+def opened_event(dc: str, ordinal: int, ref: str, now_ms: int) -> Event:
+    """Entry 0 of the datacenter's log number `ordinal` (from 1): `ref` is the log before as `origin size base64(root)`, or empty."""
+    event = Event(f"{_OPENED_NODE}.{dc}.{ordinal}", 0, "", Kind.OPENED, now_ms, {}, ref=ref, dc=dc, node=_OPENED_NODE)
+    event.epoch, event.q, event.salt = ordinal, 1, random_bytes(_SALT_BYTES)
+    event.leaf = leaf_bytes(event, commitment(event.salt, committed_payload(event)))
+    return event
+
+
+class Sequencer:
+    """One per leading term. `open` before the first round."""
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        committer: Committer,
+        settings: Settings,
+        clock: Clock,
+        *,
+        term: int,
+        at: Callable[[str], None] = lambda _step: None,
+    ) -> None:
+        self._store = store
+        self._committer = committer
+        self._settings = settings
+        self._clock = clock
+        self._term = term
+        self._at = at
+        """Told of each step of a round; the crash matrix kills there."""
+        self._key = derive(settings.ledger_seed, "log")
+        self._signer: Signer
+        self.log: Log
+        """As last committed."""
+        self._tails: Mapping[int, bytes] = {}
+        self._entries: list[bytes] = []
+        """Of the last bundle, where it is partial."""
+        self._known: dict[Key, int] = {}
+        """(node, epoch) → the highest q that is in a log."""
+        self._round = 0
+        self._records = 0
+        self._sources: list[Source] = []
+        self._sources_at = float("-inf")
+        self._closed_at: dict[Key, float] = {}
+        """When a source was first seen closed with nothing more to read, or with a gap in front."""
+        self.gaps: dict[Key, tuple[int, float]] = {}
+        """(node, epoch) → (the q that is missing, since when on the monotonic clock) of sources that wait for it."""
+        self.backlog = False
+        """Whether the last round was full: there is more."""
+
+    # -- opening and sealing -------------------------------------------------------------------------------------------
+
+    async def open(self) -> Log:
+        """Take over the newest log, or open the first; finish a change of logs that was begun. Raises DamagedLogError, StaleWriterError."""
+        logs = await self._store.logs(own=True, dc=self._settings.datacenter)
+        if not logs:
+            log = await self._create(None, 1)
+        else:
+            log = logs[-1]
+            if log.next:
+                log = await self._create(log, len(logs) + 1)
+        await self._load(await self._store.take_term(log.origin, self._term))
+        return self.log
+
+    async def _load(self, log: Log) -> None:
+        signer = Signer.log(log.origin, self._key)
+        self.log, self._signer, self._known = log, signer, dict(log.marks)
+        places = [(tile.level, tile.index) for tile in root_tiles(log.size)]
+        tiles = await self._store.tiles(log.origin, places)
+        tails: dict[int, bytes] = {}
+        for level, index in places:
+            width = (log.size >> 8 * level) % WIDTH
+            if width:
+                tails[level] = tiles.get((level, index), b"")[: width * HASH_BYTES]
+        self._tails = tails
+        self._entries = []
+        if width := log.size % WIDTH:
+            data = await self._store.bundle(log.origin, log.size // WIDTH)
+            try:
+                self._entries = decode_bundle(data or b"")[:width]
+            except ValueError as error:
+                raise DamagedLogError(f"{log.origin}: the last bundle cannot be read: {error}") from None
+        try:
+            sound = tree_root(log.size, TileHashes(tiles).read) == log.root
+        except LookupError:
+            sound = False
+        if not sound or tile_hashes(self._entries) != tails.get(0, b""):
+            raise DamagedLogError(f"{log.origin}: the stored tiles do not lead to the root of its {log.size} entries")
+
+    async def _create(self, before: Log | None, ordinal: int) -> Log:
+        settings = self._settings
+        now = self._clock.now_ms()
+        origin = before.next if before else origin_of(settings.ledger_domain, settings.datacenter, quarter_of(now))
+        log = Log(
+            origin=origin,
+            dc=settings.datacenter,
+            own=True,
+            vkey=Signer.log(origin, self._key).vkey,
+            term=self._term,
+            root=EMPTY,
+            marks=before.marks if before else {},
+            late=before.late if before else (),
+            opened_at=max(now, before.opened_at + 1 if before else 0),
+            previous=before.origin if before else "",
+        )
+        created = await self._store.create_log(log)
+        _log.info("log_opened", origin=origin, ordinal=ordinal, by_another=not created)
+        return log if created else await self._store.take_term(origin, self._term)
+
+    async def seal(self, reason: str, ended: Log | None = None) -> Log:
+        """End the log and open its successor, which commits to it. Raises StaleWriterError.
+
+        `ended` is repair's: the log as it ends at an earlier size, with that size's checkpoint and marks; what stood behind it is sequenced again.
+        """
+        old = self.log
+        sealed = replace(ended or old, state="sealed", seal=reason, next=await self._free_origin())
+        if not await self._store.commit(old, sealed):
+            raise StaleWriterError(f"{old.origin} was moved by somebody else")
+        self._at("sealed")
+        _log.info("log_sealed", origin=old.origin, size=sealed.size, reason=reason, next=sealed.next)
+        logs = await self._store.logs(own=True, dc=self._settings.datacenter)
+        await self._load(await self._create(sealed, len(logs) + 1))
+        return self.log
+
+    async def _free_origin(self) -> str:
+        settings = self._settings
+        base = origin_of(settings.ledger_domain, settings.datacenter, quarter_of(self._clock.now_ms()))
+        taken = {log.origin for log in await self._store.logs(own=True, dc=settings.datacenter)}
+        number = 1
+        while (origin := base if number == 1 else f"{base}-{number}") in taken:
+            number += 1
+        return origin
+
+    def due(self) -> str:
+        """Why the log must end now: `key`, `name`, `quarter`; "" while it goes on."""
+        if self.log.vkey != self._signer.vkey:
+            return "key"
+        settings = self._settings
+        wanted = origin_of(settings.ledger_domain, settings.datacenter, quarter_of(self._clock.now_ms()))
+        base, quarter = wanted.rsplit("/", 1)
+        here, name = self.log.origin.rsplit("/", 1)
+        if here != base:
+            return "name"
+        return "quarter" if name.partition("-")[0] < quarter else ""  # a clock that goes back changes nothing
+
+    # -- a round -------------------------------------------------------------------------------------------------------
+
+    async def record(self, kind: Kind, ref: str, reason: str | None = None) -> None:
+        """Write an event of the ledger's own; a later round sequences it."""
+        self._records += 1
+        mid = f"{LEDGER_NODE}.{self._settings.datacenter}.{self._term}.{self._records}"
+        await self._committer.append(Event(mid, 0, "", kind, self._clock.now_ms(), {}, ref=ref, reason=reason))
+
+    async def round(self) -> int:
+        """Sequence, sign and publish what is new; how many entries. Nothing new: nothing is written.
+
+        Raises StaleWriterError when another ledger leads, DamagedLogError when what was stored does not lead to the root that was computed,
+        StoreUnavailableError; after each, `open` again before the next.
+        """
+        if reason := self.due():
+            await self.seal(reason)
+        stretches = await self._gather()
+        if not stretches:
+            return 0
+        self._at("gathered")
+        old = self.log
+        entries = [leaf for stretch in stretches for leaf in stretch.leaves]
+        growth = grow(old.size, self._tails, entries)
+        bundles, rest = self._bundles(entries)
+        self._round += 1
+        await self._store.stage(
+            old.origin, self._term << 32 | self._round, bundles, growth.tiles, self._runs(stretches)
+        )
+        self._at("staged")
+        await self._check(growth, bundles)
+        self._at("checked")
+        text = Checkpoint(old.origin, growth.size, growth.root).text
+        new = replace(
+            old,
+            size=growth.size,
+            root=growth.root,
+            frontier=tuple(growth.frontier.hashes),
+            marks=self._marks(stretches),
+            late=(),
+            checkpoint=str(Note(text, (self._signer.sign(text),))),
+        )
+        self._at("signed")
+        await self._commit(old, new)
+        self.log, self._tails, self._entries = new, growth.tails, rest
+        self._known |= new.marks
+        self._at("committed")
+        return len(entries)
+
+    async def _commit(self, old: Log, new: Log) -> None:
+        try:
+            done = await self._store.commit(old, new)
+        except StoreUnavailableError:
+            done = False  # or it did: ask
+        if not done:
+            now = await self._store.log(old.origin)
+            if now is None or now.checkpoint != new.checkpoint or now.term != self._term:
+                raise StaleWriterError(f"{old.origin} was moved by somebody else, or not at all")
+
+    def _bundles(self, entries: Sequence[bytes]) -> tuple[dict[int, bytes], list[bytes]]:
+        every = [*self._entries, *entries]
+        first = self.log.size // WIDTH
+        found = {first + at // WIDTH: encode_bundle(every[at : at + WIDTH]) for at in range(0, len(every), WIDTH)}
+        return found, every[len(every) - len(every) % WIDTH :]
+
+    def _runs(self, stretches: Sequence[_Stretch]) -> list[Run]:
+        index = self.log.size
+        runs = []
+        for item in stretches:
+            runs.append(Run(self.log.origin, self.log.dc, item.node, item.epoch, item.q, len(item.leaves), index))
+            index += len(item.leaves)
+        return runs
+
+    def _marks(self, stretches: Sequence[_Stretch]) -> dict[Key, int]:
+        """Of the sources that are still read; those of a term that is over and complete are in `terms`."""
+        live = {(source.node, source.epoch) for source in self._sources}
+        marks = {key: q for key, q in self._known.items() if key in live}
+        for item in stretches:
+            if not item.late and item.node != _OPENED_NODE:
+                marks[item.node, item.epoch] = item.q + len(item.leaves) - 1
+        return marks
+
+    async def _check(self, growth: Growth, staged: Mapping[int, bytes]) -> None:
+        """Before anything is signed: from the drafts as they are stored to the root, by RFC 6962's recursive definition instead of row by row.
+
+        The part of the tree that no draft touches enters by the hashes that were signed before.
+        """
+        origin = self.log.origin
+        bundles = await self._store.bundles(origin, list(staged))
+        tiles = await self._store.tiles(origin, growth.tiles)
+        try:
+            below: dict[int, bytes] = {}
+            """Place in the level → hash, as what is below has it."""
+            for index in staged:
+                hashes = _cut(tile_hashes(decode_bundle(bundles[index])))
+                below |= dict(enumerate(hashes, index * WIDTH))
+                if len(hashes) * HASH_BYTES != len(tiles[0, index]):
+                    raise DamagedLogError(f"{origin}: the draft of bundle {index} has not as many entries as its tile")
+            for level in range(8):
+                complete = {}
+                for index in [index for at, index in growth.tiles if at == level]:
+                    hashes = _cut(tiles[level, index])
+                    for at, value in enumerate(hashes, index * WIDTH):
+                        if below.get(at, value) != value:
+                            raise DamagedLogError(
+                                f"{origin}: the draft of tile {level}/{index} does not agree with what is below it"
+                            )
+                    if len(hashes) == WIDTH:
+                        complete[index] = root_of(hashes)
+                below = complete
+        except (KeyError, ValueError) as error:
+            raise DamagedLogError(f"{origin}: a draft cannot be read back: {error}") from None
+        if self._root(growth, tiles) != growth.root:
+            raise DamagedLogError(f"{origin}: the stored drafts do not lead to the root of {growth.size} entries")
+
+    @staticmethod
+    def _root(growth: Growth, tiles: Mapping[tuple[int, int], bytes]) -> bytes:
+        """Over the partial tiles of the right edge: what hangs below the end of a level is one more node at its right."""
+        value = b""
+        for level, tail in sorted(growth.tails.items()):
+            row = _cut(tiles.get((level, growth.size >> 8 * (level + 1)), tail))
+            value = root_of([*row, value] if value else row)
+        return value
+
+    # -- gathering -----------------------------------------------------------------------------------------------------
+
+    async def _gather(self) -> list[_Stretch]:
+        """What is to be appended, at most about _ROUND_ENTRIES."""
+        now = self._clock.monotonic()
+        if now - self._sources_at >= _SOURCES_SECONDS:
+            self._sources, self._sources_at = await self._store.sources(), now
+            self.log = replace(self.log, late=await self._store.late(self.log.origin))
+        found = [] if self.log.size else [await self._opening()]
+        found += await self._late()
+        room = _ROUND_ENTRIES
+        self.backlog = False
+        start = self._round % max(1, len(self._sources))
+        for source in [*self._sources[start:], *self._sources[:start]]:
+            stretch = await self._read(source, room, now)
+            if stretch:
+                found.append(stretch)
+                room -= len(stretch.leaves)
+            if room <= 0:
+                self.backlog = True
+                break
+        await self._complete(now)
+        return found
+
+    async def _opening(self) -> _Stretch:
+        before = await self._store.log(self.log.previous) if self.log.previous else None
+        ref = f"{before.origin} {before.size} {base64.b64encode(before.root).decode()}" if before else ""
+        ordinal = [log.origin for log in await self._store.logs(own=True, dc=self.log.dc)].index(self.log.origin) + 1
+        event = opened_event(self.log.dc, ordinal, ref, self._clock.now_ms())
+        if await self._store.put_events([event]):
+            event = (await self._store.events([(event.mid, 0)]))[event.id]
+        return _Stretch(_OPENED_NODE, ordinal, 1, [event.leaf])
+
+    async def _late(self) -> list[_Stretch]:
+        found = []
+        for node, epoch, q in self.log.late:
+            leaves = await self._store.leaves(self.log.dc, node, epoch, [q])
+            if q in leaves:
+                found.append(_Stretch(node, epoch, q, [leaves[q]], late=True))
+            else:
+                _log.error("late_event_missing", node=node, epoch=epoch, q=q)
+        return found
+
+    async def _read(self, source: Source, room: int, now: float) -> _Stretch | None:
+        key = (source.node, source.epoch)
+        mark = await self._mark(key)
+        rows = await self._store.sequence(self.log.dc, source.node, source.epoch, mark, room)
+        leaves = []
+        for expected, (q, leaf) in enumerate(rows, mark + 1):
+            if q != expected:
+                break
+            leaves.append(leaf)
+        if leaves:
+            self._closed_at.pop(key, None)
+            self.gaps.pop(key, None)
+            return _Stretch(source.node, source.epoch, mark + 1, leaves)
+        if not rows:
+            self.gaps.pop(key, None)
+            return None
+        missing, since = self.gaps.setdefault(key, (mark + 1, now))
+        if source.closed and now - since >= _SETTLED_SECONDS and key != (LEDGER_NODE, self._term):
+            return await self._skip(source, missing, rows)
+        return None
+
+    async def _skip(self, source: Source, missing: int, rows: Sequence[tuple[int, bytes]]) -> _Stretch:
+        """These numbers were given out by a node that died before MongoDB had their events: nothing will come any more, and the log says so."""
+        first = rows[0][0]
+        await self.record(Kind.GAP, f"{source.node}:{source.epoch} {missing}-{first - 1}", "never_committed")
+        _log.warning("gap_skipped", node=source.node, epoch=source.epoch, first=missing, last=first - 1)
+        self.gaps.pop((source.node, source.epoch), None)
+        leaves = []
+        for expected, (q, leaf) in enumerate(rows, first):
+            if q != expected:
+                break
+            leaves.append(leaf)
+        return _Stretch(source.node, source.epoch, first, leaves)
+
+    async def _complete(self, now: float) -> None:
+        """Terms that are over, and have had nothing to read for long enough, are not asked again."""
+        for source in list(self._sources):
+            key = (source.node, source.epoch)
+            if not source.closed or key == (LEDGER_NODE, self._term) or key in self.gaps:
+                continue
+            if now - self._closed_at.setdefault(key, now) >= _SETTLED_SECONDS:
+                await self._store.complete(source.node, source.epoch, await self._mark(key))
+                self._sources.remove(source)
+                del self._closed_at[key]
+
+    async def _mark(self, key: Key) -> int:
+        """The highest q of this source that is in a log. Of one that is new here, the runs say it."""
+        if key not in self._known:
+            sizes = {log.origin: log.size for log in await self._store.logs(own=True, dc=self.log.dc)}
+            self._known[key] = await self._store.covered(self.log.dc, *key, sizes)
+        return self._known[key]
+
+
+def _cut(data: bytes) -> list[bytes]:
+    return [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
