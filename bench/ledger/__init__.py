@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from bench.ledger import damage, datacenters, path, tessera
 from bench.ledger.bed import Bed, medians, once, read_log
 from bench.ledger.sequencing import RATE, catch_up, catch_up_beside, steady
-from bench.tools import BenchError
+from bench.tools import BenchError, others_cpu
 from controlplane.store.ledger import BUNDLES, RUNS, TILES
 
 PARTS = ("sequencing", "path", "damage", "datacenters")
@@ -49,6 +50,13 @@ def run(plan: Plan, parts: Sequence[str]) -> dict[str, Any]:
     return {part: known[part](plan) for part in PARTS if part in parts}
 
 
+def _watched(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """With `others_cores`: how much of the machine others used meanwhile."""
+    began, others = time.monotonic(), others_cpu()
+    found = step()
+    return found | {"others_cores": (others_cpu() - others) / (time.monotonic() - began)}
+
+
 def _say(part: str, number: int, name: str, found: dict[str, Any]) -> None:
     print(f"{part}  round {number}  {name:40} {json.dumps(found)[:300]}", flush=True)
 
@@ -78,7 +86,7 @@ def _sequencing(plan: Plan) -> dict[str, Any]:
                 "hammer: Tessera, dedup": lambda: tessera.hammered_tessera(programs, work, seconds, size, dedup=True),
             }
             for name, step in steps.items():
-                found = step()
+                found = _watched(step)
                 runs.setdefault(name, []).append(found)
                 _say("sequencing", number, name, found)
         log = bed.log()
@@ -87,7 +95,8 @@ def _sequencing(plan: Plan) -> dict[str, Any]:
         verified: Runs = {}
         for _ in range(plan.rounds):
             for name, hashes_only in (("hashes", True), ("events too", False)):
-                found = bed.worker("verify", hashes_only=hashes_only, most=_VERIFIED).wait(1_200)
+                verifier = bed.worker("verify", hashes_only=hashes_only, most=_VERIFIED)
+                found = _watched(lambda verifier=verifier: verifier.wait(1_200))
                 verified.setdefault(name, []).append(found)
                 _say("verification", 1, name, found)
         whole = once(bed.database, log)
@@ -136,7 +145,7 @@ def _path(plan: Plan) -> dict[str, Any]:
     for number in range(1, plan.rounds + 1):
         for way in path.WAYS:
             for ledger in (False, True) if number % 2 else (True, False):
-                one = path.measure(way, plan.work, plan.seconds, ledger=ledger)
+                one = _watched(lambda way=way, ledger=ledger: path.measure(way, plan.work, plan.seconds, ledger=ledger))
                 every.setdefault(way.name, {}).setdefault("on" if ledger else "off", []).append(one)
                 _say("path", number, f"{way.name}, ledger {'on' if ledger else 'off'}", one)
     for name, runs in every.items():
@@ -147,10 +156,10 @@ def _path(plan: Plan) -> dict[str, Any]:
 def _damage(plan: Plan) -> dict[str, Any]:
     bed = Bed(plan.work, "damage")
     try:
-        return damage.run(bed, plan.entries)
+        return _watched(lambda: damage.run(bed, plan.entries))
     finally:
         bed.stop()
 
 
 def _datacenters(plan: Plan) -> dict[str, Any]:
-    return datacenters.run(plan.work, 6 * plan.seconds, plan.cut_seconds)
+    return _watched(lambda: datacenters.run(plan.work, 6 * plan.seconds, plan.cut_seconds))

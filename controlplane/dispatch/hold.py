@@ -222,6 +222,10 @@ class Hold:
             return _refused(message, 409)
         if message is not None and message.attempt:
             return True
+        if (
+            event.dc != self._lease.dc
+        ):  # this datacenter has it; the other one may still refuse it, if it does not hear so in time
+            return self._clock.now_ms() > event.at + self._patience_ms
         await self._watermark.refresh()
         self._news = True  # whoever waits here must not miss what this look has seen
         if await self._watermark.upto(event.dc, event.node, event.epoch, event.q):

@@ -10,6 +10,7 @@ Each message gets an `adopted` event of this datacenter; one that has it is pass
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import Counter
 
 import structlog
@@ -23,7 +24,7 @@ from controlplane.ids import token
 from controlplane.store.book import Book, Fact
 from controlplane.store.events import EventReader
 from controlplane.store.leases import Lease, require
-from controlplane.store.regions import Adoption, RegionStore
+from controlplane.store.regions import Adoption, RegionStore, Taken
 from controlplane.tasks import going_on
 
 __all__ = ["REGION_LOST", "RegionAdopter", "what_becomes"]
@@ -127,28 +128,38 @@ class RegionAdopter:
         await self._regions.save(adoption)
 
     async def _adopt(self, adoption: Adoption) -> None:
+        """The newest messages of all terms first: they are the urgent ones."""
         terms = await self._regions.terms(adoption.dc)
         adoption.total = sum(highest for *_, highest in terms)
+        since = self._clock.now_ms() - self._reach_ms
         counts: Counter[str] = Counter()
-        done = 0
-        for node, epoch, highest in terms:
-            below = highest + 1
-            while going_on():
-                rows = await self._regions.taken(adoption.dc, node, epoch, below, _CHUNK)
-                # a message under a second name is one that was accepted here too, under the same Idempotency-Key
-                await self._take_chunk(adoption, counts, list(dict.fromkeys(mid for *_, mid in rows if "@" not in mid)))
-                if len(rows) < _CHUNK or rows[-1][1] < self._clock.now_ms() - self._reach_ms:
-                    break
-                below = rows[-1][0]
-                adoption.seen = done + highest - below
-                await self._save(adoption)
-            done += highest
-            adoption.seen = done
-            await self._save(adoption)
+        heap: list[tuple[int, str, int, int, list[Taken]]] = []
+        """(minus the time of the newest, node, epoch, q below which is still to be looked at, what is next)."""
 
-    async def _take_chunk(self, adoption: Adoption, counts: Counter[str], mids: list[str]) -> None:
+        async def read(node: str, epoch: int, below: int) -> None:
+            rows = await self._regions.taken(adoption.dc, node, epoch, below, _CHUNK)
+            if rows and rows[0].at >= since:
+                heapq.heappush(heap, (-rows[0].at, node, epoch, below, rows))
+            else:  # nothing that could be open
+                adoption.seen += below - 1
+
+        for node, epoch, highest in terms:
+            await read(node, epoch, highest + 1)
+        while heap and going_on():
+            _, node, epoch, below, rows = heapq.heappop(heap)
+            await self._take_chunk(adoption, counts, rows)
+            adoption.seen += below - rows[-1].q
+            await read(node, epoch, rows[-1].q)
+            await self._save(adoption)
+        if heap:
+            raise asyncio.CancelledError
+
+    async def _take_chunk(self, adoption: Adoption, counts: Counter[str], rows: list[Taken]) -> None:
         taken = []
         now = self._clock.now_ms()
+        ended = await self._regions.ended(rows)
+        # a message under a second name (store.copies) is one that was accepted here too, under the same Idempotency-Key
+        mids = dict.fromkeys(row.mid for row in rows if row.mid not in ended and "@" not in row.mid)
         for mid, events in (await self._reader.load_many(mids)).items():
             try:
                 message = fold(events)
@@ -163,7 +174,9 @@ class RegionAdopter:
         adoption.counts = dict(counts)
         if adoption.dry_run or not taken:
             return
-        while len(self._book.open) + len(taken) > self._room and going_on():
+        while len(self._book.open) + len(taken) > self._room:
+            if not going_on():
+                raise asyncio.CancelledError
             await self._save(adoption)
             await asyncio.sleep(_PAUSE_SECONDS)
         require(self._lease)

@@ -297,7 +297,7 @@ def _received(m: Message, event: Event, data: dict[str, Any]) -> None:
     m.status = Status.RECEIVED
 
 
-def _void(m: Message, event: Event, _data: dict[str, Any]) -> None:
+def _void(_m: Message, event: Event, _data: dict[str, Any]) -> None:
     raise ValueError(f"{event.id} belongs to no message")
 
 

@@ -48,7 +48,9 @@ async def prove(
         proofs += [await _prove(published, place, size, notes[origin], opened=opened) for place in group]
     signed = {signature.name for note in notes.values() for signature in parse_note(note).signatures}
     keys = [Verifier.parse(group[0].log.vkey) for group in places.values()]
-    return message_document(mid.partition("@")[0], proofs, pending, notes, [*keys, *(key for key in known if key.name in signed)])
+    return message_document(
+        mid.partition("@")[0], proofs, pending, notes, [*keys, *(key for key in known if key.name in signed)]
+    )
 
 
 async def _checkpoint(published: Published, log: Log, index: int) -> tuple[int, str]:

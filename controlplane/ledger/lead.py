@@ -16,7 +16,7 @@ from controlplane.tasks import going_on
 
 __all__ = ["Leadership"]
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0
 
 
 class Leadership:

@@ -55,7 +55,7 @@ _WAIT_MS = 10_000
 _LIMIT = 4_096
 _NOTHING = Held(0, EMPTY, (), "")
 _PAUSE_SECONDS = 0.25
-_LONGEST_PAUSE_SECONDS = 10.0
+_LONGEST_PAUSE_SECONDS = 2.0
 
 
 @dataclass(slots=True)

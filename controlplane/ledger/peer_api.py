@@ -38,6 +38,7 @@ from controlplane.ledger.checkpoint import Checkpoint
 from controlplane.ledger.chunk import RefusedReplyError, open_note
 from controlplane.ledger.entries import Row, place_of, row
 from controlplane.ledger.merkle import consistency_proof, consistency_tiles, root_tiles, tree_root
+from controlplane.ledger.news import Wait, look_again
 from controlplane.ledger.note import Note, NoteError, Verifier, verify
 from controlplane.ledger.published import Published, UnreadableLogError
 from controlplane.ledger.tiles import ENTRIES, WIDTH, Tile, TileHashes, decode_bundle, parse_path
@@ -61,7 +62,6 @@ from controlplane.store.ledger import Cosigned, Finding, LedgerStore, Log
 __all__ = ["PeerServer", "PeerServices", "create_app"]
 
 _log = structlog.get_logger()
-_POLL_SECONDS = 0.04
 _MAX_BODY = 1024 * 1024
 _MSGPACK = "application/msgpack"
 
@@ -79,6 +79,7 @@ class PeerServices:
     health: Callable[[], tuple[bool, Mapping[str, str]]]
     """Whether this ledger does its work, and its checks by name."""
     registry: CollectorRegistry
+    news: Wait = look_again
 
 
 class _RefusedError(Exception):
@@ -175,7 +176,7 @@ class _Handlers:
         clock = self._services.clock
         end = clock.monotonic() + ask.wait_ms / 1000
         while log.size <= ask.start and not log.next and clock.monotonic() < end:
-            await asyncio.sleep(_POLL_SECONDS)
+            await self._services.news()
             log = await self._log(ask.origin)
         return log
 
@@ -300,13 +301,15 @@ class _Handlers:
         return Response(msgspec.json.encode(found), media_type="application/json")
 
     async def checkpoint(self, digest: str) -> Response:
-        """tlog-tiles."""
-        log = await self._by_hash(digest)
+        """tlog-tiles. As it is now: a peer's start rule asks."""
+        log = self._find(digest, await self._store.logs())
+        if not log.checkpoint:
+            raise _RefusedError(404, "this log has no checkpoint yet")
         return PlainTextResponse(await self._services.published.checkpoint(log))
 
     async def tile(self, digest: str, path: str) -> Response:
         """tlog-tiles."""
-        log = await self._by_hash(digest)
+        log = self._find(digest, await self._services.published.logs())
         try:
             tile = parse_path(path)
             data = (await self._services.published.read(log, [tile]))[tile]
@@ -314,8 +317,9 @@ class _Handlers:
             raise _RefusedError(404, "no such tile") from None
         return Response(data, media_type="application/octet-stream")
 
-    async def _by_hash(self, digest: str) -> Log:
-        for log in await self._services.published.logs():
+    @staticmethod
+    def _find(digest: str, logs: Sequence[Log]) -> Log:
+        for log in logs:
             if origin_hash(log.origin) == digest:
                 return log
         raise _RefusedError(404, "this log is not held here")

@@ -37,6 +37,7 @@ class Published:
         self._cosigned: tuple[float, list[Cosigned]] = (float("-inf"), [])
         self._kept: OrderedDict[tuple[str, int, int], tuple[float, bytes]] = OrderedDict()
         self._kept_bytes = 0
+        self._newest: dict[tuple[str, int], int] = {}
 
     async def logs(self) -> list[Log]:
         """All logs that have a checkpoint, own and mirrored, oldest first."""
@@ -45,10 +46,15 @@ class Published:
             self._logs = (now, {log.origin: log for log in await self._store.logs() if log.checkpoint})
         return list(self._logs[1].values())
 
-    async def log(self, origin: str) -> Log | None:
-        """One of them."""
+    async def log(self, origin: str, least: int = 0) -> Log | None:
+        """One of them. `least`: the size that it is known to have by now; an older document is not good enough."""
         await self.logs()
-        return self._logs[1].get(origin)
+        log = self._logs[1].get(origin)
+        if least > (log.size if log is not None else 0):
+            self._logs = (float("-inf"), {})
+            await self.logs()
+            log = self._logs[1].get(origin)
+        return log
 
     async def cosigned(self, origin: str) -> list[Cosigned]:
         """The newest cosignature of each cosigner over that log."""
@@ -101,10 +107,16 @@ class Published:
 
     async def newest_at(self, log: Log) -> int | None:
         """When the last entry happened, ms since the epoch; None where it cannot be read."""
+        known = self._newest.get((log.origin, log.size))
+        if known is not None:
+            return known
         try:
-            return event_of(await self.entry(log, log.size - 1), None, None).at
+            at = event_of(await self.entry(log, log.size - 1), None, None).at
         except (UnreadableLogError, ValueError):
             return None
+        self._newest = {key: value for key, value in self._newest.items() if key[0] != log.origin}
+        self._newest[log.origin, log.size] = at
+        return at
 
     async def proof(self, log: Log, index: int, size: int) -> list[bytes]:
         """The inclusion proof of an entry in the first `size` entries."""
@@ -117,10 +129,11 @@ class Published:
     ) -> tuple[Log, int, int] | None:
         """(log, index, how many more of that term follow) of an event, within the published sizes or the smaller `sizes` by origin; None if it is not there."""
         for run in await self._store.find_runs(dc, node, epoch, q):
-            log = await self.log(run.log)
+            least = sizes.get(run.log, 0) if sizes is not None else 0
+            log = await self.log(run.log, least)
             if log is None:
                 continue
-            size = log.size if sizes is None else min(log.size, sizes.get(log.origin, 0))
+            size = log.size if sizes is None else min(log.size, least)
             index = run.index + q - run.q
             if index >= size:
                 continue

@@ -17,6 +17,7 @@ from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.check import Fault
 from controlplane.ledger.checkpoint import Checkpoint, CheckpointError
 from controlplane.ledger.merkle import consistency_proof, consistency_tiles, root_tiles, tree_root
+from controlplane.ledger.news import Wait, look_again
 from controlplane.ledger.note import Note, NoteError, Verifier, parse_note, parse_signature, verify
 from controlplane.ledger.peer_client import Answer, LedgerClient, PeerError
 from controlplane.ledger.published import Published, UnreadableLogError
@@ -28,7 +29,6 @@ from controlplane.tasks import going_on
 __all__ = ["Publisher", "request_body"]
 
 _log = structlog.get_logger()
-_POLL_SECONDS = 0.1
 _PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
 
@@ -48,6 +48,7 @@ class Publisher:
         verifier: Verifier,
         clock: Clock,
         forks: Forks,
+        news: Wait = look_again,
     ) -> None:
         self._store = store
         self._published = published
@@ -55,6 +56,7 @@ class Publisher:
         self._verifier = verifier
         self._clock = clock
         self._forks = forks
+        self._news = news
         self._known: dict[str, int] = {}
         """Log → the size that this witness cosigned last."""
         self.problem = ""
@@ -80,7 +82,7 @@ class Publisher:
             else:
                 pause, self.problem = _PAUSE_SECONDS, ""
                 if not done:
-                    await asyncio.sleep(_POLL_SECONDS)
+                    await self._news()
 
     async def step(self) -> bool:
         """Show what is new; whether there was anything. Raises PeerError, WitnessRefusedError, UnreadableLogError, StoreUnavailableError."""

@@ -88,6 +88,16 @@ class Report:
     """From peers."""
     seconds: float = 0.0
 
+    def said(self, finding: Finding, outcome: str, what: str) -> None:
+        """Add an action; a refusal of the same fault before is history."""
+        action = Action(str(finding.kind), finding.origin, finding.first, finding.last, finding.subject, outcome, what)
+        self.actions = [
+            each
+            for each in self.actions
+            if each.outcome != "refused" or replace(each, outcome=outcome, what=what) != action
+        ]
+        self.actions.append(action)
+
     @property
     def clean(self) -> bool:
         """Nothing is left."""
@@ -128,14 +138,24 @@ class Repair:
             try:
                 asked = await self._store.next_repair()
                 if asked is not None:
-                    await self._store.update_repair(asked["_id"], {"state": "running"})
-                    report = await self.mend(dry_run=asked.get("dry_run", True))
-                    done = {"state": "done", "report": report.document(), "done_at": self._clock.now_ms()}
-                    await self._store.update_repair(asked["_id"], done)
+                    await self._serve(asked)
                     continue
             except StoreUnavailableError as error:
                 _log.warning("repair_interrupted", reason=str(error)[:200])
             await asyncio.sleep(_POLL_SECONDS)
+
+    async def _serve(self, asked: Mapping[str, Any]) -> None:
+        identity = asked["_id"]
+        await self._store.update_repair(identity, {"state": "running"})
+        try:
+            report = await self.mend(dry_run=asked.get("dry_run", True))
+            done = {"state": "done", "report": report.document()}
+        except StoreUnavailableError:
+            raise  # it is begun again
+        except Exception as error:  # noqa: BLE001 - one repair that fails must not end the ledger, nor be tried for ever
+            _log.error("repair_failed", repair=identity, exc_info=True)
+            done = {"state": "failed", "reason": f"{type(error).__name__}: {error}"[:500]}
+        await self._store.update_repair(identity, {**done, "done_at": self._clock.now_ms()})
 
     async def mend(self, findings: Sequence[Finding] | None = None, *, dry_run: bool = True) -> Report:
         """Mend these findings; without any, verify everything first. Ends with a verification of what was touched."""
@@ -147,18 +167,19 @@ class Repair:
         report = Report(dry_run, read=bench.traffic)
         todo = list(await self._scrub.verify_all() if findings is None else findings)
         report.remaining = list(todo)
-        tried: set[str] = set()
+        settled: set[str] = set()
         for _ in range(_ROUNDS):
-            todo = [finding for finding in todo if finding.id not in tried]
+            todo = [finding for finding in todo if finding.id not in settled]
             if not todo:
                 break
-            tried |= {finding.id for finding in todo}
             bench.forget()
-            done = await self._round(cures, todo, report)
+            done = await self._round(cures, todo, report, settled)
             if dry_run:
                 break
             await self._record(done)
             report.remaining = todo = await self._again(todo)
+            if not done:
+                break
         if not dry_run:
             await self._note(report)
         report.seconds = round(self._clock.monotonic() - began, 3)
@@ -170,9 +191,9 @@ class Repair:
         history = HistoryCures(bench, events)
         content = ContentCures(bench, history)
         return {
+            Fault.BEHIND: document.behind,
             Fault.LOG: document.field,
             Fault.CHECKPOINT: document.checkpoint,
-            Fault.BEHIND: document.behind,
             Fault.WRITER: content.writer,
             Fault.TILE: content.tile,
             Fault.RUN: content.run,
@@ -190,21 +211,24 @@ class Repair:
             Fault.LEAF: _signed_so,
         }
 
-    async def _round(self, cures: Mapping[Fault, Cure], todo: Sequence[Finding], report: Report) -> list[Finding]:
+    async def _round(
+        self, cures: Mapping[Fault, Cure], todo: Sequence[Finding], report: Report, settled: set[str]
+    ) -> list[Finding]:
+        """Try all of them; those that were mended. What is refused may be tried again when others are mended."""
         order = list(cures)
         done = []
-        for each in sorted(todo, key=lambda each: (order.index(Fault(each.kind)), each.origin, each.first)):
+        for each in sorted(
+            todo, key=lambda each: (order.index(Fault(each.kind)), _rank(each), each.origin, each.first)
+        ):
             try:
                 what = await cures[Fault(each.kind)](each)
                 outcome = "nothing" if not what else "planned" if report.dry_run else "done"
+                settled.add(each.id)
             except RefusedError as error:
                 outcome, what = "refused", str(error)
-            action = Action(
-                str(each.kind), each.origin, each.first, each.last, each.subject, outcome, what or "it is right by now"
-            )
-            report.actions.append(action)
+            report.said(each, outcome, what or "it is right by now")
             if outcome == "done":
-                _log.info("ledger_mended", **asdict(action))
+                _log.info("ledger_mended", **asdict(report.actions[-1]))
                 done.append(each)
                 await asyncio.sleep(self._pause)
         return done
@@ -240,6 +264,12 @@ class Repair:
                 await self._store.report(replace(each, state="cured"))
         for each in report.remaining:
             await self._store.report(each)
+
+
+def _rank(finding: Finding) -> int:
+    """Fields that others are judged by come first: how long a log is, then whose, then its neighbours, then how far nodes' events are in it."""
+    order = ("document", "size", "root", "frontier", "dc", "own", "previous", "opened_at", "next", "state")
+    return order.index(finding.subject) if finding.subject in order else len(order)
 
 
 async def _signed_so(_finding: Finding) -> str:

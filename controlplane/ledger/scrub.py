@@ -60,7 +60,7 @@ class Scrub:
     ) -> list[Finding]:
         """One log: its document, and entries `first` to `last` (inclusive; None: all) with their events. KeyError for a log that is not held."""
         origin = log if isinstance(log, str) else log.origin
-        holdings = await Holdings.read(self._store, self._settings.datacenter)
+        holdings = await Holdings.read(self._store, self._settings)
         if origin not in holdings.logs:
             if origin in holdings.unreadable:
                 return [self._unreadable(origin)]
@@ -72,7 +72,7 @@ class Scrub:
 
     async def verify_all(self, progress: Progress | None = None) -> list[Finding]:
         """Every log, own and mirrored, and what belongs to none: cosignatures, lost documents, events of nobody's."""
-        holdings = await Holdings.read(self._store, self._settings.datacenter)
+        holdings = await Holdings.read(self._store, self._settings)
         found = await self.between(holdings)
         for origin in holdings.logs:
             audit = self._audit(holdings, origin)
@@ -88,7 +88,7 @@ class Scrub:
 
     async def between(self, holdings: Holdings | None = None) -> list[Finding]:
         """Logs without their document, cosignatures, events that nobody will sequence."""
-        holdings = holdings or await Holdings.read(self._store, self._settings.datacenter)
+        holdings = holdings or await Holdings.read(self._store, self._settings)
         lost = await self._store.origins() - holdings.logs.keys() - set(holdings.unreadable)
         found = [self._unreadable(origin) for origin in holdings.unreadable]
         missing = "the log's document is missing; its tiles are here"
@@ -168,7 +168,7 @@ class Scrub:
         chain = holdings.chain(dc)
         if not chain:
             return []
-        sizes = {log.origin: log.size for log in chain}
+        sizes = holdings.sizes(dc)
         live = {(source.node, source.epoch) for source in await self._store.sources()}
         found: list[Finding] = []
         for node, epoch in await self._store.event_sources():
@@ -199,11 +199,13 @@ class Scrub:
                 await self.tick()
             except StoreUnavailableError as error:
                 _log.warning("scrub_interrupted", reason=str(error)[:200])
+            except Exception:  # noqa: BLE001 - damage that nobody thought of must not end the ledger
+                _log.error("scrub_failed", exc_info=True)
             await asyncio.sleep(max(1.0, _TICK_SECONDS - (self._clock.monotonic() - began)))
 
     async def tick(self) -> None:
         """What is due each minute."""
-        holdings = await Holdings.read(self._store, self._settings.datacenter)
+        holdings = await Holdings.read(self._store, self._settings)
         await self._note("", await self.between(holdings), None)
         held = [log for log in holdings.logs.values() if log.size]
         if not held:

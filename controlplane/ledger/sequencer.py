@@ -96,6 +96,8 @@ class Sequencer:
         self._records = 0
         self._sources: list[Source] = []
         self._sources_at = float("-inf")
+        self._resting: dict[Key, float] = {}
+        """Sources that are not asked before then."""
         self._closed_at: dict[Key, float] = {}
         """When a source was first seen closed with nothing more to read, or with a gap in front."""
         self.gaps: dict[Key, tuple[int, float]] = {}
@@ -205,6 +207,7 @@ class Sequencer:
         self._records += 1
         mid = f"{LEDGER_NODE}.{self._settings.datacenter}.{self._term}.{self._records}"
         await self._committer.append(Event(mid, 0, "", kind, self._clock.now_ms(), {}, ref=ref, reason=reason))
+        self._resting.pop((LEDGER_NODE, self._term), None)
 
     async def round(self) -> int:
         """Sequence, sign and publish what is new; how many entries. Nothing new: nothing is written.
@@ -335,6 +338,8 @@ class Sequencer:
         self.backlog = False
         start = self._round % max(1, len(self._sources))
         for source in [*self._sources[start:], *self._sources[:start]]:
+            if now < self._resting.get((source.node, source.epoch), now):
+                continue
             stretch = await self._read(source, room, now)
             if stretch:
                 found.append(stretch)
@@ -379,6 +384,8 @@ class Sequencer:
             return _Stretch(source.node, source.epoch, mark + 1, leaves)
         if not rows:
             self.gaps.pop(key, None)
+            if source.closed:  # hardly anything comes from it any more
+                self._resting[key] = now + _SOURCES_SECONDS
             return None
         missing, since = self.gaps.setdefault(key, (mark + 1, now))
         if source.closed and now - since >= _SETTLED_SECONDS and key != (LEDGER_NODE, self._term):
@@ -408,6 +415,7 @@ class Sequencer:
                 await self._store.complete(source.node, source.epoch, await self._mark(key))
                 self._sources.remove(source)
                 del self._closed_at[key]
+                self._resting.pop(key, None)
 
     async def _mark(self, key: Key) -> int:
         """The highest q of this source that is in a log. Of one that is new here, the runs say it."""

@@ -23,6 +23,7 @@ from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.ledger.chunk import DamagedCopyError, RefusedReplyError
 from controlplane.ledger.lead import Leadership
 from controlplane.ledger.mirror import Mirror
+from controlplane.ledger.news import News, look_again
 from controlplane.ledger.note import Verifier
 from controlplane.ledger.peer_api import PeerServer, PeerServices, create_app
 from controlplane.ledger.peer_client import LedgerClient, PeerError
@@ -72,6 +73,7 @@ class Ledger:
         self.sequencer: Sequencer | None = None
         self.mirrors: list[Mirror] = []
         self.publishers: list[Publisher] = []
+        self.news = News()
         self._round = asyncio.Lock()
         """Held by a round, and by repair while it ends a log."""
         self.problem = ""
@@ -88,6 +90,7 @@ class Ledger:
             forks=forks,
             health=self.health,
             registry=self.registry,
+            news=self._wait,
         )
         self.app = create_app(services)
 
@@ -178,7 +181,7 @@ class Ledger:
         committer = Committer(
             self.database, datacenter=settings.datacenter, node=LEDGER_NODE, epoch=term, clock=self.clock
         )
-        self.sequencer = Sequencer(store, committer, settings, self.clock, term=term)
+        self.sequencer = Sequencer(store, committer, settings, self.clock, term=term, at=self._told)
         trust = Trust(settings)
         async with AsyncExitStack() as clients:
             peers = [
@@ -211,11 +214,21 @@ class Ledger:
             yield parts
 
     def _publish(self, client: LedgerClient, verifier: Verifier) -> None:
-        self.publishers.append(Publisher(self.store, self.published, client, verifier, self.clock, self._forks))
+        self.publishers.append(
+            Publisher(self.store, self.published, client, verifier, self.clock, self._forks, self.news.wait)
+        )
 
     async def _seal(self, sequencer: Sequencer, reason: str, ended: Log) -> Log:
         async with self._round:
             return await sequencer.seal(reason, ended)
+
+    def _told(self, step: str) -> None:
+        if step == "committed":
+            self.news.tell()
+
+    async def _wait(self) -> None:
+        """The leader hears of its own rounds; the others look."""
+        await (self.news.wait() if self.leadership.term else look_again())
 
     async def _renew(self) -> None:
         """Raises _TermOverError."""

@@ -28,7 +28,7 @@ from controlplane.tasks import going_on
 __all__ = ["Standing", "expected_cosigners", "log_name"]
 
 _log = structlog.get_logger()
-_READ_SECONDS = 5.0
+_READ_SECONDS = 10.0
 _LATE_SECONDS = 30
 _BEHIND_SECONDS = 60
 _SOURCES = 50

@@ -131,6 +131,20 @@ class ScrubStore(LedgerStore):
                     found[int(level), int(index)] = _data(document)
         return found
 
+    async def first_blobs(self, origins: Sequence[str]) -> dict[str, tuple[bytes, bytes]]:
+        """Origin → (first bundle, first tile) of those that have both."""
+        bundles = {f"{origin}|0": origin for origin in origins}
+        tiles = {f"{origin}|0|0": origin for origin in origins}
+        first: dict[str, bytes] = {}
+        found: dict[str, tuple[bytes, bytes]] = {}
+        with border():
+            async for document in self._bundles.find({"_id": {"$in": list(bundles)}}):
+                first[bundles[document["_id"]]] = _data(document).data
+            async for document in self._tiles.find({"_id": {"$in": list(tiles)}}):
+                if (origin := tiles[document["_id"]]) in first:
+                    found[origin] = (first[origin], _data(document).data)
+        return found
+
     async def mend_bundle(self, origin: str, index: int, seen: Blob | None, data: bytes, ver: int) -> bool:
         """Replace what was seen (None: nothing) by verified content. False: somebody wrote there in between."""
         return await self._mend(BUNDLES, f"{origin}|{index}", seen, data, ver)
@@ -179,6 +193,14 @@ class ScrubStore(LedgerStore):
             async for document in self._runs.find(query).sort([("q", DESCENDING)]):
                 if (stored := _stored_run(document)) is not None:
                     yield stored.run
+
+    async def covered(self, dc: str, node: str, epoch: int, sizes: Mapping[str, int]) -> int:
+        """As LedgerStore's, and it takes no offence at a document that is no run."""
+        async for run in self.newest_runs(dc, node, epoch, None):
+            inside = min(run.count, sizes.get(run.log, 0) - run.index)
+            if inside > 0:
+                return run.q + inside - 1
+        return 0
 
     async def run_sources(self, dc: str) -> list[tuple[str, int]]:
         """The (node, epoch) that have runs."""
@@ -253,7 +275,7 @@ class ScrubStore(LedgerStore):
             part = wanted[start : start + _CHUNK]
             query = {"mid": {"$in": list({mid for mid, _ in part})}, "_id": {"$in": [f"{mid}:{k}" for mid, k in part]}}
             with border():
-                async for document in self._events.find(query):
+                async for document in self._events.find(query).batch_size(_CHUNK + 1):
                     found[document["_id"]] = _event(document)
         return found
 
@@ -269,11 +291,20 @@ class ScrubStore(LedgerStore):
         with border():
             return await self._events.find_one({"_id": identity})
 
-    async def count_between(self, dc: str, node: str, epoch: int, first: int, last: int) -> int:
-        """How many event documents a term has with q from `first` to `last`."""
-        query = {"n": node, "e": epoch, "q": {"$gte": first, "$lte": last}, "dc": dc}
-        with border():
-            return await self._events.count_documents(query)
+    async def counts(self, dc: str, ranges: Iterable[tuple[str, int, int, int]]) -> dict[tuple[str, int], int]:
+        """(node, epoch) → how many event documents have a q in one of the ranges (node, epoch, first, last); 0 is left out."""
+        wanted = [{"n": n, "e": e, "q": {"$gte": first, "$lte": last}} for n, e, first, last in ranges]
+        found: dict[tuple[str, int], int] = {}
+        for start in range(0, len(wanted), _CHUNK // 5):
+            stages: list[Document] = [
+                {"$match": {"$or": wanted[start : start + _CHUNK // 5], "dc": dc}},
+                {"$group": {"_id": {"n": "$n", "e": "$e"}, "count": {"$sum": 1}}},
+            ]
+            with border():
+                for d in await (await self._events.aggregate(stages)).to_list():
+                    term = (d["_id"]["n"], d["_id"]["e"])
+                    found[term] = found.get(term, 0) + d["count"]
+        return found
 
     async def ids_between(self, dc: str, node: str, epoch: int, first: int, last: int) -> list[tuple[int, str]]:
         """(q, `_id`) of the event documents of a term with q from `first` to `last`."""

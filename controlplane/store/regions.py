@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError
@@ -13,9 +14,21 @@ from controlplane.store.client import Database, Document, border
 from controlplane.store.ledger import RUNS
 from controlplane.store.schema import EVENTS
 
-__all__ = ["ADOPTIONS", "Adoption", "RegionStore"]
+__all__ = ["ADOPTIONS", "Adoption", "RegionStore", "Taken"]
 
 ADOPTIONS = "adoptions"
+_ENDS = (Kind.FAILED, Kind.CANCELLED, Kind.ERASED)
+_ENDS_A_PART = (Kind.DELIVERED, Kind.UNDELIVERED, Kind.EXPIRED)
+
+
+class Taken(NamedTuple):
+    """A message that a term accepted or adopted."""
+
+    q: int
+    at: int
+    mid: str
+    parts: int
+    """0: not known from here."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,8 +91,8 @@ class RegionStore:
             found.append((run["n"], run["e"], run["q"] + run["count"] - 1))
             query["$or"] = [{"n": {"$gt": run["n"]}}, {"n": run["n"], "e": {"$gt": run["e"]}}]
 
-    async def taken(self, dc: str, node: str, epoch: int, below: int, limit: int) -> list[tuple[int, int, str]]:
-        """(q, at, mid) of the messages that a term accepted or adopted with q < `below`, newest first."""
+    async def taken(self, dc: str, node: str, epoch: int, below: int, limit: int) -> list[Taken]:
+        """What a term accepted or adopted with q < `below`, newest first."""
         query = {
             "n": node,
             "e": epoch,
@@ -87,12 +100,23 @@ class RegionStore:
             "dc": dc,
             "kind": {"$in": [Kind.ACCEPTED.value, Kind.ADOPTED.value]},
         }
+        fields = {"_id": 0, "q": 1, "at": 1, "mid": 1, "data.parts": 1}
         order = [("n", DESCENDING), ("e", DESCENDING), ("q", DESCENDING)]
         with border():
-            documents = (
-                await self._events.find(query, {"_id": 0, "q": 1, "at": 1, "mid": 1}).sort(order).limit(limit).to_list()
-            )
-        return [(d["q"], d["at"], d["mid"]) for d in documents]
+            documents = await self._events.find(query, fields).sort(order).limit(limit).to_list()
+        return [Taken(d["q"], d["at"], d["mid"], (d["data"] or {}).get("parts", 0)) for d in documents]
+
+    async def ended(self, taken: Sequence[Taken]) -> set[str]:
+        """Those of these messages that are certainly final, told by few and small documents: nearly all messages are. Others may be final too."""
+        single = {item.mid for item in taken if item.parts == 1}
+        query = {
+            "$or": [{"mid": item.mid, "_id": {"$gte": f"{item.mid}:", "$lt": f"{item.mid};"}} for item in taken],
+            "kind": {"$in": [kind.value for kind in (*_ENDS, *_ENDS_A_PART)]},
+        }
+        sure = {kind.value for kind in _ENDS}
+        with border():
+            found = self._events.find(query, {"_id": 0, "mid": 1, "kind": 1})
+            return {d["mid"] async for d in found if d["kind"] in sure or d["mid"] in single}
 
     async def begin(self, adoption: Adoption) -> bool:
         """False: there is one of this name."""

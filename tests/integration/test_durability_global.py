@@ -128,6 +128,14 @@ class TestAccept:
         status, answer = await ready.call("POST", "/v1/messages", json=GLOBAL | {"send_at": later})
         assert (status, answer["status"]) == (202, "scheduled")
 
+    async def test_one_after_the_other(self, ready, ledger):
+        """Nothing but their own entries ever moves the mirror: each must be seen at once."""
+        ledger.cosigning.add("mirror")
+        later = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+        for _ in range(15):
+            status, answer = await ready.call("POST", "/v1/messages", json=GLOBAL | {"send_at": later})
+            assert status == 202, answer
+
     async def test_without_a_ledger_at_all(self, ready):
         status, problem = await ready.call("POST", "/v1/messages", json=GLOBAL)
         assert (status, slug(problem)) == (503, "not-mirrored")
@@ -150,39 +158,27 @@ class TestNoPeer:
 class TestOwnerDies:
     """Whoever adopts a message that waits follows the same rule."""
 
-    async def orphan(self, settings, ledger, **changes) -> str:
+    async def orphan(self, settings, key: str) -> str:
         """A global message whose node is gone before it was decided."""
-        async with running_node(settings.model_copy(update={"node": "dead"})) as dead:
-            await dead.seed()
-            self.key = dead.key
-            async with asyncio.TaskGroup() as group:
-                call = group.create_task(
-                    dead.call(
-                        "POST",
-                        "/v1/messages",
-                        json={"to": "+4915112340001", "body": "x", "durability": "global"} | changes,
-                    )
-                )
-                await dead.until(lambda: len(dead.node.hold) == 1)
-                [mid] = dead.node.hold._held
-                dead.stop.set()
+        dead_settings = settings.model_copy(update={"node": "dead"})
+        async with running_node(dead_settings) as dead, asyncio.TaskGroup() as group:
+            call = group.create_task(dead.call("POST", "/v1/messages", key=key, json=GLOBAL))
+            await dead.until(lambda: len(dead.node.hold) == 1)
+            [mid] = dead.node.hold._held
+            dead.stop.set()
         assert (call.result()[0], slug(call.result()[1])) == (503, "accept-unconfirmed")
         return mid
 
-    async def test_sent_when_a_mirror_has_it(self, settings, database, ledger, carriers, monkeypatch):
-        from controlplane.api import submission
-
-        monkeypatch.setattr(submission, "_no_route", lambda *_: AssertionError())
+    async def test_sent_when_a_mirror_has_it(self, settings, database, ledger, carriers):
         carrier = await carriers()
         async with running_node(settings) as node:
             await node.seed()
             await node.connect(carrier)
-            mid = await self.orphan(settings, ledger)
+            mid = await self.orphan(settings, node.key)
             await node.until(lambda: len(node.node.hold) == 1)
             await asyncio.sleep(settings.accept_timeout_seconds + 0.5)
             assert carrier.exchange.counts["accepted"] == 0  # past its first deadline: it gets more time
             ledger.cosigning.add("mirror")
-            node.key = self.key
             message = await node.reaches(mid, "delivered")
             assert "adopted" in [event["kind"] for event in message["timeline"]]
 
@@ -194,8 +190,7 @@ class TestOwnerDies:
         async with running_node(settings) as node:
             await node.seed()
             await node.connect(carrier)
-            mid = await self.orphan(settings, ledger)
-            node.key = self.key
+            mid = await self.orphan(settings, node.key)
             message = await node.reaches(mid, "failed")
             assert message["reason"] == "not_mirrored"
             assert carrier.exchange.counts["accepted"] == 0

@@ -212,7 +212,10 @@ class Load:
         group: asyncio.TaskGroup,
     ) -> None:
         messages = [
-            {"to": f"+49151{number % 10**8:08d}", "body": f"message {number} of {self.into.name}"}
+            {
+                "to": f"+4915{1 + (self.into.name == 'iad')}{number % 10**8:08d}",
+                "body": f"message {number} of {self.into.name}",
+            }
             for number in range(first, first + self.batch)
         ]
         try:

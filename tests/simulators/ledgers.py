@@ -92,11 +92,12 @@ class Site:
         self.url = f"{scheme}://127.0.0.1:{listener.getsockname()[1]}"
         server = PeerServer(create_app(services), self.settings)
         async with asyncio.TaskGroup() as group:
-            group.create_task(server.run_on(listener))
+            running = group.create_task(server.run_on(listener))
             try:
                 yield
-            finally:
+            finally:  # of a failing test too: a group that cancels it would leave its sockets open
                 server.should_exit = True
+                await asyncio.wait([running])
 
     def knows(self, *peers: Peer) -> None:
         self.settings = self.settings.model_copy(update={"ledger_peers": peers})

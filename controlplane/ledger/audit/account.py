@@ -101,8 +101,12 @@ class Account:
             low, high = ranges[0][0], ranges[-1][1]
             for first, last in met.holes(await self._begin(term, low), high):
                 await self._hole(term, first, last)
-            for first, last in ranges:
-                await self._extra(term, first, last)
+        claims = [(*term, first, last) for term, met in self._met.items() for first, last in met]
+        counted = await self._case.store.counts(self._log.dc, claims)
+        for term, met in self._met.items():
+            if counted.get(term, 0) > met.count:
+                for first, last in met:
+                    await self._extra(term, first, last)
 
     async def _begin(self, term: Term, low: int) -> int:
         """Where the hole below the first number that was met begins, if there is one: else that number."""
@@ -163,8 +167,6 @@ class Account:
     async def _extra(self, term: Term, first: int, last: int) -> None:
         """Documents that claim a number which another event has."""
         store, dc = self._case.store, self._log.dc
-        if await store.count_between(dc, *term, first, last) <= last - first + 1:
-            return
         places: dict[int, list[str]] = {}
         for q, name in await store.ids_between(dc, *term, first, last):
             places.setdefault(q, []).append(name)

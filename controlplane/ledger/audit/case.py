@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from controlplane.domain.events import Event
+from controlplane.domain.events import Event, leaf_hash
 from controlplane.errors import ConfigError
-from controlplane.ledger.check import Fault
+from controlplane.ledger.check import Fault, decode_some
 from controlplane.ledger.checkpoint import Checkpoint, CheckpointError, parse_hash, parse_size
 from controlplane.ledger.entries import event_of, place_of
 from controlplane.ledger.note import NoteError, Verifier, parse_note, verify
 from controlplane.ledger.proven import Proven
-from controlplane.ledger.tiles import WIDTH, decode_bundle
+from controlplane.ledger.tiles import HASH_BYTES, WIDTH
 from controlplane.ledger.trust import Trust, cosigner
 from controlplane.settings import Settings
 from controlplane.store.copies import Copies
 from controlplane.store.ledger import Cosigned, Finding, Log, Run
 from controlplane.store.ledger_scrub import ScrubStore, StoredCosignature
 
-__all__ = ["CUT", "Case", "Holdings", "Opening", "Term", "covers", "open_checkpoint"]
+__all__ = ["CUT", "Case", "Holdings", "Opening", "Term", "covers", "open_checkpoint", "opening_of"]
 
 CUT = frozenset({"fork", "root"})
 """Why a log may have been ended before entries that were signed."""
@@ -31,30 +31,43 @@ Opening = tuple[str, int, bytes]
 """(origin, size, root) of the log before, as an entry 0 commits to it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Holdings:
     """What an audit has to know beyond its log; read once for all logs."""
 
     logs: Mapping[str, Log]
+    """By origin, which says whose they are: what their documents say of that is in `raw` alone."""
+    raw: Mapping[str, Log]
     unreadable: Sequence[str]
     """Origins of documents that are no logs."""
     cosignatures: Sequence[StoredCosignature]
     completed: Mapping[Term, int]
     term: int
     """The highest that this datacenter's ledger was led under."""
+    openings: Mapping[str, Opening]
+    """Origin → what its first entry says of the log before; only where entry and tile agree on it."""
     gaps: dict[str, list[tuple[Term, int, int]]] = field(default_factory=dict)
     """Datacenter → (term, first q, last q) that `gap` events explain."""
 
     @classmethod
-    async def read(cls, store: ScrubStore, dc: str) -> Holdings:
+    async def read(cls, store: ScrubStore, settings: Settings) -> Holdings:
         """In this order, so that what moves meanwhile is never ahead of what it is compared with."""
         completed = await store.completed()
         cosignatures = await store.cosignature_documents()
         documents = await store.log_documents()
-        logs = {origin: log for origin, log in documents if log is not None}
-        lease = await store.lease(dc)
-        term = lease["term"] if lease else max((log.term for log in logs.values() if log.own), default=0)
-        return cls(logs, [origin for origin, log in documents if log is None], cosignatures, completed, term)
+        raw = {origin: log for origin, log in documents if log is not None}
+        trust, here = Trust(settings), settings.datacenter
+        dcs = {origin: trust.datacenter_of(origin) or log.dc for origin, log in raw.items()}
+        lease = await store.lease(here)
+        return cls(
+            logs={origin: replace(log, dc=dcs[origin], own=dcs[origin] == here) for origin, log in raw.items()},
+            raw=raw,
+            unreadable=[origin for origin, log in documents if log is None],
+            cosignatures=cosignatures,
+            completed=completed,
+            term=lease["term"] if lease else max((log.term for log in raw.values()), default=0),
+            openings=await _openings(store, [origin for origin, log in raw.items() if len(raw) > 1]),
+        )
 
     def cosigned(self, origin: str) -> list[Cosigned]:
         """What cosigners said of a log, as far as it can be read; unverified."""
@@ -66,8 +79,43 @@ class Holdings:
         return [log for log in self.logs.values() if log.dc == dc]
 
     def sizes(self, dc: str) -> dict[str, int]:
-        """Origin → size, of a datacenter's logs."""
-        return {log.origin: log.size for log in self.chain(dc)}
+        """Origin → size, of a datacenter's logs: the largest that its document, its checkpoint, its successor or a cosigner says. It may be too large where
+        something is damaged; it is not too small."""
+        sizes: dict[str, int] = {}
+        for log in self.chain(dc):
+            said = [log.size]
+            if log.seal not in CUT:
+                said += [_size_of(log.checkpoint), *(_size_of(item.note) for item in self.cosigned(log.origin))]
+                said += [size for origin, size, _ in self.openings.values() if origin == log.origin]
+            sizes[log.origin] = max(said)
+        return sizes
+
+
+def _size_of(note: str) -> int:
+    """What a note says, whether it holds or not."""
+    try:
+        return Checkpoint.parse(parse_note(note).text).size
+    except (NoteError, CheckpointError):
+        return 0
+
+
+async def _openings(store: ScrubStore, origins: Sequence[str]) -> dict[str, Opening]:
+    blobs = await store.first_blobs(origins)
+    found: dict[str, Opening] = {}
+    for origin, (bundle, tile) in blobs.items():
+        entries, _ = decode_some(bundle)
+        if entries and leaf_hash(entries[0]) == tile[:HASH_BYTES] and (opening := opening_of(entries[0])) is not None:
+            found[origin] = opening
+    return found
+
+
+def opening_of(leaf: bytes) -> Opening | None:
+    """What a log's first entry commits to; None for nothing."""
+    try:
+        name, size, root = (event_of(leaf, None, None).ref or "").split(" ")
+        return name, parse_size(size), parse_hash(root)
+    except (ValueError, CheckpointError):
+        return None
 
 
 def open_checkpoint(text: str, origin: str, keys: Iterable[Verifier]) -> Checkpoint:
@@ -111,7 +159,8 @@ class Case:
         """A mirror that knows of entries that it has not yet."""
         self.found: list[Finding] = []
         self._told: set[str] = set()
-        self._bundles: dict[tuple[str, int], bytes] = {}
+        self._bundles: dict[tuple[str, int], list[bytes]] = {}
+        self._trees: dict[str, Proven] = {}
 
     def fault(self, kind: Fault, first: int, last: int, subject: str, detail: str) -> None:
         """Note it, once."""
@@ -138,19 +187,33 @@ class Case:
     # -- reading what is stored ----------------------------------------------------------------------------------------
 
     async def entry(self, origin: str, index: int) -> bytes | None:
-        """An entry of any log as it is stored, unproven; None where it cannot be read."""
+        """An entry of any log as its root proves it; None where what is stored is another, or cannot be read."""
+        leaf = await self._stored(origin, index)
+        tree = await self.proven(origin)
+        if leaf is None or tree is None or index >= tree.size:
+            return None
+        return leaf if leaf_hash(leaf) == await tree.leaf_hash(index) else None
+
+    async def _stored(self, origin: str, index: int) -> bytes | None:
         place = (origin, index // WIDTH)
         if place not in self._bundles:
             if len(self._bundles) >= _CACHED:
                 del self._bundles[next(iter(self._bundles))]
-            self._bundles[place] = await self.store.bundle(*place) or b""
-        try:
-            return decode_bundle(self._bundles[place])[index % WIDTH]
-        except (ValueError, IndexError):
-            return None
+            self._bundles[place] = decode_some(await self.store.bundle(*place) or b"")[0]
+        entries = self._bundles[place]
+        return entries[index % WIDTH] if index % WIDTH < len(entries) else None
+
+    async def proven(self, origin: str) -> Proven | None:
+        """The tiles of this log, or of another as its document says."""
+        if origin == self.log.origin:
+            return self.tree
+        if origin not in self._trees and (log := self.holdings.logs.get(origin)) is not None:
+            self._trees[origin] = Proven(origin, log.size, log.root, [self.store], log.frontier)
+            await self._trees[origin].open()
+        return self._trees.get(origin)
 
     async def place(self, origin: str, index: int) -> tuple[str, int, int] | None:
-        """(node, epoch, q) of an entry as it is stored."""
+        """(node, epoch, q) of an entry."""
         leaf = await self.entry(origin, index)
         try:
             there = place_of(leaf or b"")
@@ -159,21 +222,16 @@ class Case:
         return there.n, there.e, there.q
 
     async def opening(self, origin: str) -> Opening | None:
-        """What a log's first entry, as it is stored, commits to; None for nothing."""
-        leaf = await self.entry(origin, 0) if origin else None
-        try:
-            name, size, root = (event_of(leaf or b"", None, None).ref or "").split(" ")
-            return name, parse_size(size), parse_hash(root)
-        except (ValueError, CheckpointError):
-            return None
+        """What a log's first entry, as it is stored, commits to; None for nothing. Nobody has proven it."""
+        return opening_of(await self._stored(origin, 0) or b"") if origin else None
 
     async def find(self, dc: str, node: str, epoch: int, q: int) -> list[tuple[str, int]]:
         """(log, index) where the index says that an event stands."""
-        logs = self.holdings.logs
+        sizes = self.holdings.sizes(dc)
         return [
             (run.log, run.index + q - run.q)
             for run in [stored.run for stored in await self.store.runs_of(dc, node, epoch, q, q)]
-            if covers(run, q) and run.log in logs and run.index + q - run.q < logs[run.log].size
+            if covers(run, q) and run.index + q - run.q < sizes.get(run.log, 0)
         ]
 
     async def index_of(self, term: Term, q: int) -> int | None:

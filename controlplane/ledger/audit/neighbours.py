@@ -40,10 +40,11 @@ class Neighbours:
     def _fields(self) -> None:
         log, here = self._log, self._case.settings.datacenter
         dc = self._case.trust.datacenter_of(log.origin)
-        if log.dc != dc:
-            self._fault("dc", f"the document says datacenter {log.dc!r}; the origin says {dc!r}")
-        if log.own != (dc == here):
-            self._fault("own", f"the document says own: {log.own}; this is {here}")
+        raw = self._case.holdings.raw[log.origin]
+        if raw.dc != dc:
+            self._fault("dc", f"the document says datacenter {raw.dc!r}; the origin says {dc!r}")
+        if raw.own != (dc == here):
+            self._fault("own", f"the document says own: {raw.own}; this is {here}")
         ends = {"open": not log.next or not log.own, "sealed": bool(log.next), "frozen": True}
         if not ends.get(log.state, False):
             self._fault("state", f"the state is {log.state!r}, and the next log {log.next!r}")
@@ -65,10 +66,12 @@ class Neighbours:
     # -- own logs ------------------------------------------------------------------------------------------------------
 
     async def _marks(self) -> None:
-        """Each mark is the highest q of its term in this log or one before it."""
+        """Each mark is the highest q of its term in this log or one before it. Where entries that were signed are not here, nothing can be said."""
         log, case = self._log, self._case
-        sizes = {each.origin: each.size for each in case.holdings.chain(log.dc) if each.opened_at <= log.opened_at}
-        sizes[log.origin] = case.tree.size
+        if any(each.kind in (Fault.BEHIND, Fault.ROOT) for each in case.found):
+            return
+        until = {each.origin for each in case.holdings.chain(log.dc) if each.opened_at <= log.opened_at}
+        sizes = {origin: size for origin, size in case.sizes().items() if origin in until}
         for term, mark in log.marks.items():
             highest = await self._highest(term, sizes)
             if highest is not None and mark != highest and term not in case.holdings.completed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from controlplane.domain.events import leaf_hash
 from controlplane.errors import ConfigError
 from controlplane.ledger.audit.case import CUT, Case, open_checkpoint
 from controlplane.ledger.check import Fault
@@ -25,11 +24,11 @@ class Signed:
         self._log = case.log
 
     async def check(self) -> None:
-        """Key, checkpoint, size, root, frontier; cosigned histories; what the first entry says of the log before."""
+        """Key, checkpoint, size, root, frontier; cosigned histories; how the next log and the one before say that it ended and began."""
         case, log = self._case, self._log
         case.keys = await self._keys()
         own = self._checkpoint()
-        others = self._cosigned()
+        others = [*self._cosigned(), *self._followed()]
         await self._choose(own, others)
         self._compare(own)
         await self._histories([each for each in (own, *others) if each])
@@ -83,6 +82,11 @@ class Signed:
                 continue
         return found
 
+    def _followed(self) -> list[Checkpoint]:
+        """How the log ended, by the first entry of the next one."""
+        origin = self._log.origin
+        return [Checkpoint(*opening) for opening in self._case.holdings.openings.values() if opening[0] == origin]
+
     async def _choose(self, own: Checkpoint | None, others: Sequence[Checkpoint]) -> None:
         """Signed before unsigned; of these, the first that the stored tiles or bundles lead to."""
         log, case = self._log, self._case
@@ -134,7 +138,7 @@ class Signed:
         at_end = {each.root for each in signed if each.size == tree.size}
         for each in dict.fromkeys(signed):
             if each.size > tree.size:
-                if log.own and not known:
+                if (log.own or each in self._followed()) and not known:
                     detail = f"{each.size} entries are signed; here are {tree.size}"
                     self._case.fault(Fault.BEHIND, -1, -1, "", detail)
             elif not tree.sound:
@@ -155,30 +159,12 @@ class Signed:
     async def _before(self, origin: str) -> None:
         """The first entry says how the log before ended, and which it was."""
         case = self._case
-        first = await case.entry(origin, 0)
-        if first is None or leaf_hash(first) != await case.tree.leaf_hash(0):
+        if await case.entry(origin, 0) is None:
             return
         committed = await case.opening(origin)
         name = committed[0] if committed else ""
         if name != self._log.previous:
             detail = f"the log before is {self._log.previous!r} by the document, {name!r} by the first entry"
             case.fault(Fault.LOG, -1, -1, "previous", detail)
-        if committed and name not in case.holdings.logs:
+        elif committed and name not in case.holdings.logs:
             case.fault(Fault.LOG, -1, -1, "previous", f"the log before, {name}, is not here")
-        elif committed:
-            await self._commits(*committed)
-
-    async def _commits(self, origin: str, size: int, root: bytes) -> None:
-        case = self._case
-        before = case.holdings.logs[origin]
-        if (before.size, before.root) == (size, root):
-            return
-        tree = Proven(origin, before.size, before.root, [case.store], before.frontier)
-        if not await tree.open():
-            return  # the audit of that log says so
-        there = await tree.root_at(size) if size <= before.size else None
-        if size <= before.size and there in (None, root) and (not self._log.own or before.seal in CUT or there is None):
-            return
-        subject = f"{size} {base64.b64encode(root).decode()}"
-        detail = f"the first entry commits to {size} entries of {origin} with root {root.hex()}; here it has {before.size} with root {before.root.hex()}"
-        case.fault(Fault.FORK, 0, 0, subject, detail)

@@ -41,6 +41,8 @@ class Stories:
         self._case = case
         self._log = case.log
         self._erasures = _Erasures()
+        self._bad: set[str] = set()
+        """Altered ones."""
 
     async def check(self, events: Sequence[tuple[int, Event]]) -> None:
         """Each leaf's event, and the one before it in its message."""
@@ -67,12 +69,13 @@ class Stories:
             self._altered(index, leaf, "the document is not one of an event")
         elif wrong := contradictions(leaf, stored):
             self._altered(index, leaf, f"not as the leaf says: {', '.join(wrong)}")
-        elif stored.salt is None and stored.data is None:
+        elif stored.salt is None and stored.data is None and leaf.kind is not Kind.ERASED:
             self._erasures.gone.append((index, leaf, stored))
         elif not opens(stored):
             self._altered(index, leaf, "tenant, data, salt or carriers' ids are not what the leaf commits to")
 
     def _altered(self, index: int, leaf: Event, detail: str) -> None:
+        self._bad.add(leaf.id)
         self._case.fault(Fault.EVENT_ALTERED, index, index, leaf.id, detail)
 
     # -- the chain -----------------------------------------------------------------------------------------------------
@@ -154,6 +157,8 @@ class Stories:
             wanted += [(local_mid(mid, log.dc), k) for k in range(cut, end)]
         for name, stored in (await case.store.event_documents(wanted)).items():
             if stored is None or (stored.salt is None and stored.data is None) or stored.kind is Kind.ERASED:
+                continue
+            if f"{stored.mid.partition('@')[0]}:{stored.k}" in self._bad:
                 continue
             where = await case.index_of((stored.node, stored.epoch), stored.q) if stored.dc == log.dc else None
             at = where if where is not None else -1

@@ -27,6 +27,9 @@ from controlplane.store.ledger_scrub import Blob, ScrubStore
 __all__ = ["Leader", "Opened", "PeerCopy", "RefusedError", "Traffic", "Workbench", "nowhere"]
 
 
+_DOUBTS = frozenset({Fault.BEHIND, Fault.ROOT, Fault.FORK})
+
+
 class RefusedError(Exception):
     """There is no cure here; the message says why, and what to do."""
 
@@ -203,9 +206,17 @@ class Workbench:
             self._opened[origin] = Opened(audit.case, audit.found, shared, peers)
         return self._opened[origin]
 
+    async def undoubted(self, dc: str) -> None:
+        """RefusedError while it is in doubt how long a datacenter's logs are: what is in them must be known before anything is said to be in none."""
+        for origin in [log.origin for log in (await self.holdings()).chain(dc)]:
+            opened = await self.open(origin)
+            doubts = [each for each in opened.found if each.kind in _DOUBTS or each.subject in ("size", "root")]
+            if doubts:
+                raise RefusedError(f"How long {origin} is must be mended first ({doubts[0].kind}: {doubts[0].detail}).")
+
     async def holdings(self) -> Holdings:
         """All logs, as they are now."""
-        return await Holdings.read(self.store, self.settings.datacenter)
+        return await Holdings.read(self.store, self.settings)
 
     def peers(self, size: int) -> list[PeerCopy]:
         """The peers' copies at a size."""

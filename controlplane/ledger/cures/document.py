@@ -9,15 +9,17 @@ from controlplane.ledger.audit import Case
 from controlplane.ledger.audit.case import open_checkpoint
 from controlplane.ledger.check import Fault
 from controlplane.ledger.checkpoint import Checkpoint
+from controlplane.ledger.chunk import DamagedCopyError, RefusedReplyError
 from controlplane.ledger.cures.case import Opened, RefusedError, Workbench
 from controlplane.ledger.merkle import EMPTY
 from controlplane.ledger.note import Note, Signer, Verifier, derive, parse_note
 from controlplane.ledger.peer_client import PeerError
 from controlplane.ledger.proven import Proven
 from controlplane.ledger.scrub import Scrub
+from controlplane.ledger.tiles import WIDTH
 from controlplane.ledger.trust import cosigner
 from controlplane.store.copies import Witnessed
-from controlplane.store.ledger import Finding, Log
+from controlplane.store.ledger import Finding, Log, StaleWriterError
 
 __all__ = ["DocumentCures"]
 
@@ -92,6 +94,7 @@ class DocumentCures:
 
     async def _mark(self, opened: Opened, name: str) -> dict[tuple[str, int], int]:
         log, holdings = opened.log, opened.case.holdings
+        await self._bench.undoubted(log.dc)
         node, _, epoch = name.rpartition(":")
         sizes = {each.origin: each.size for each in holdings.chain(log.dc) if each.opened_at <= log.opened_at}
         highest = await self._bench.store.covered(log.dc, node, int(epoch), sizes)
@@ -203,12 +206,19 @@ class DocumentCures:
         line = cosigner(self._bench.settings, "mirror").cosign(note.text, self._bench.clock.now_ms() // 1000)
         return str(Note(note.text, (*note.signatures, line)))
 
+    # -- a log that is shorter than it was signed ------------------------------------------------------------------------
+
     async def behind(self, finding: Finding) -> str:
-        """What was signed and is not here comes from the peers' mirrors."""
+        """What was signed is here still, behind the document's back; or it comes from the peers' mirrors."""
         bench = self._bench
         opened = await bench.open(finding.origin)
         if not opened.has(Fault.BEHIND):
             return ""
+        if not opened.log.own:
+            await bench.replace(opened.log, replace(opened.log, state="open", next=""))
+            return "the mirror goes on where this copy ends"
+        if (what := await self._regrown(opened)) is not None:
+            return what
         if not bench.clients:
             raise RefusedError(
                 "There is no peer in the settings that could have what is missing. Restore the newest backup of all ledger collections and events together."
@@ -216,10 +226,27 @@ class DocumentCures:
         if not bench.dry:
             try:
                 await bench.leader.catch_up()
-            except PeerError as error:
+            except (PeerError, RefusedReplyError, DamagedCopyError, StaleWriterError) as error:
                 raise RefusedError(f"No peer gives what is missing ({error}). Bring a peer's ledger up.") from None
         bench.forget()
         return "what was signed and is not here is fetched from the peers' mirrors"
+
+    async def _regrown(self, opened: Opened) -> str | None:
+        """Only the document is old: tiles and bundles lead to the largest size that is known to be signed."""
+        bench, log = self._bench, opened.log
+        signed = await bench.signed(log.origin, bench.keys(log))
+        newest = max(signed, key=lambda item: item[0].size, default=None)
+        if newest is None or newest[0].size <= opened.case.tree.size:
+            return None
+        checkpoint, note, _ = newest
+        tree = Proven(log.origin, checkpoint.size, checkpoint.root, [bench.store])
+        frontier = await tree.frontier_at(tree.size) if await tree.open() else None
+        last = -(-tree.size // WIDTH)
+        if frontier is None or None in [await tree.bundle(index) for index in range(log.size // WIDTH, last)]:
+            return None
+        grown = replace(log, size=tree.size, root=tree.root, frontier=frontier, checkpoint=note, marks={}, late=())
+        await bench.replace(log, grown)
+        return f"the document again of the {tree.size} entries that were signed; all of them are here"
 
     # -- cosignatures --------------------------------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ class EventCures:
         if stored is None or (stored.salt is None and stored.data is None):
             return ""
         if not self._bench.dry:
-            await self._store.put_event(replace(stored, salt=None, data=None))
+            await self._store.put_event(replace(stored, salt=None, data=None, cids=()))
         return "salt and payload are forgotten, as the message was erased"
 
     async def stray(self, finding: Finding) -> str:
@@ -96,7 +96,8 @@ class EventCures:
         there = await self._store.event_documents(names)
         right = [each for each in there.values() if each is not None and each.leaf == event.leaf]
         document = await self._store.raw_event(finding.subject)
-        if document is None:
+        number = (event.node, event.epoch, event.q, event.dc)
+        if document is None or tuple(document.get(name) for name in ("n", "e", "q", "dc")) != number:
             return ""
         if not right or document.get("leaf") != event.leaf:
             raise RefusedError(
@@ -128,8 +129,11 @@ class EventCures:
             raise RefusedError(
                 f"{identity} is damaged, and no log has its leaf. Restore the document from a backup, or remove it if no message needs it."
             )
-        newest = (await self._store.logs(own=True, dc=dc))[-1]
-        if wanted in newest.late:
+        await self._bench.undoubted(dc)
+        newest = (await self._bench.holdings()).chain(dc)[-1]
+        opened = await self._bench.open(newest.origin)
+        there = await opened.case.find(dc, *wanted)
+        if wanted in newest.late or wanted in [await opened.case.place(*each) for each in there]:
             return ""
         if not self._bench.dry:
             await self._store.ask_late(newest.origin, [wanted])
@@ -142,6 +146,7 @@ class EventCures:
             raise RefusedError("The peer's log has this gap; the peer's repair says what it is, in its log.")
         if " " not in finding.subject:
             raise RefusedError("It was signed so, twice. Proofs of either entry hold; keep the finding.")
+        await self._bench.undoubted(opened.log.dc)
         if not self._bench.dry:
             await self._bench.leader.record(Kind.GAP, finding.subject, "lost")
         return f"a `gap` event for {finding.subject}: no log and no store has them"

@@ -16,7 +16,7 @@ from controlplane.ledger.merkle import EMPTY
 from controlplane.ledger.note import Note, Signer, derive
 from controlplane.ledger.proven import Proven, locate
 from controlplane.ledger.tiles import WIDTH
-from controlplane.store.ledger import Finding
+from controlplane.store.ledger import Finding, StaleWriterError
 
 __all__ = ["HistoryCures"]
 
@@ -76,10 +76,6 @@ class HistoryCures:
         opened = await bench.open(finding.origin)
         if not opened.has(Fault.FORK):
             return ""
-        if finding.first == 0:
-            raise RefusedError(
-                "The first entry of this log commits to another end of the log before it than is here. Mend the log before it first; if both are what they were signed to be, tell whoever relies on their proofs."
-            )
         if not opened.log.own:
             return await self._freeze(finding, opened, finding.subject, opened.case.tree.root)
         if not opened.all_answer:
@@ -187,7 +183,10 @@ class HistoryCures:
         note = str(Note(text, (key.sign(text),))) if size else ""
         ended = replace(log, size=size, root=root, frontier=frontier, marks=marks, late=late, checkpoint=note)
         await bench.leader.record(Kind.RECOVERED, f"{log.origin} {size}-{opened.tree.size - 1}", None)
-        await bench.leader.seal(reason, ended)
+        try:
+            await bench.leader.seal(reason, ended)
+        except StaleWriterError as error:
+            raise RefusedError(f"The log was moved meanwhile ({error}); repair it again.") from None
 
     async def _late(self, opened: Opened, size: int, sizes: Mapping[str, int]) -> tuple[tuple[str, int, int], ...]:
         """Of the entries that are given up, those whose numbers lie below what remains (they came late): the next log is asked for them. All get their

@@ -142,11 +142,30 @@ class Generator:
     # -- events --------------------------------------------------------------------------------------------------------
 
     def event_fields(self, count: int) -> Iterator[Mutation]:
-        scalars = ["t", "kind", "at", "dc", "n", "e", "q", "k", "mid", "route", "reason", "ref", "cids", "leaf", "salt", "data"]
+        scalars = [
+            "t",
+            "kind",
+            "at",
+            "dc",
+            "n",
+            "e",
+            "q",
+            "k",
+            "mid",
+            "route",
+            "reason",
+            "ref",
+            "cids",
+            "leaf",
+            "salt",
+            "data",
+        ]
         for number in range(count):
             name = scalars[number % len(scalars)]
             if name in ("salt", "data", "route", "reason", "ref", "cids"):
-                entry = self.pick(lambda e, name=name: self.documents[EVENTS][e.id].get(name) is not None and self.has_payload(e))
+                entry = self.pick(
+                    lambda e, name=name: self.documents[EVENTS][e.id].get(name) is not None and self.has_payload(e)
+                )
             else:
                 entry = self.pick()
             document = self.document(EVENTS, entry.id)
@@ -171,7 +190,9 @@ class Generator:
             way = ways[number % len(ways)]
             yield getattr(self, "_" + way.replace(" ", "_"))(way)
 
-    def _event(self, way: str, change: Change, entries: Sequence[Entry], kinds: tuple[str, ...], **options: Any) -> Mutation:
+    def _event(
+        self, way: str, change: Change, entries: Sequence[Entry], kinds: tuple[str, ...], **options: Any
+    ) -> Mutation:
         must = [Where(kinds, entry.origin, entry.index, entry.index) for entry in entries]
         return self.mutation("event document", f"{way}: {entries[0].id}", change, must, **options)
 
@@ -191,7 +212,9 @@ class Generator:
 
     def _no(self, way: str, *names: str) -> Mutation:
         entry = self.pick(self.has_payload)
-        return self._event(way, {(EVENTS, entry.id): {**self.document(EVENTS, entry.id), **dict.fromkeys(names)}}, [entry], ALTERED)
+        return self._event(
+            way, {(EVENTS, entry.id): {**self.document(EVENTS, entry.id), **dict.fromkeys(names)}}, [entry], ALTERED
+        )
 
     def _no_salt(self, way: str) -> Mutation:
         return self._no(way, "salt")
@@ -206,7 +229,9 @@ class Generator:
         entry, other = self.pick(), self.pick()
         if entry.id == other.id:
             return self._other_leaf(way)
-        return self._event(way, {(EVENTS, entry.id): {**self.document(EVENTS, entry.id), "leaf": other.leaf}}, [entry], ALTERED)
+        return self._event(
+            way, {(EVENTS, entry.id): {**self.document(EVENTS, entry.id), "leaf": other.leaf}}, [entry], ALTERED
+        )
 
     def _other_payload(self, way: str) -> Mutation:
         entry, other = self.pick(self.has_payload), self.pick(self.has_payload)
@@ -232,7 +257,13 @@ class Generator:
         if entry.id == other.id:
             return self._other_document(way)
         document = {**self.document(EVENTS, other.id), "_id": entry.id}
-        return self._event(way, {(EVENTS, entry.id): document}, [entry], (*MISSING, *ALTERED), may=[])
+        return self._event(
+            way,
+            {(EVENTS, entry.id): document},
+            [entry],
+            (*MISSING, *ALTERED),
+            may=[Where(("stray",), subject=entry.id)],
+        )
 
     def _repeat(self, way: str) -> Mutation:
         entry = self.pick()
@@ -244,7 +275,9 @@ class Generator:
 
     def _extra_field(self, way: str) -> Mutation:
         entry = self.pick()
-        return self._event(way, {(EVENTS, entry.id): {**self.document(EVENTS, entry.id), "note": "x"}}, [entry], ALTERED)
+        return self._event(
+            way, {(EVENTS, entry.id): {**self.document(EVENTS, entry.id), "note": "x"}}, [entry], ALTERED
+        )
 
     def _unset_field(self, way: str) -> Mutation:
         entry = self.pick()
@@ -270,7 +303,20 @@ class Generator:
         return sorted(self.documents[collection])
 
     def bundles(self, count: int) -> Iterator[Mutation]:
-        ways = ["flip", "length", "truncate", "delete", "drop", "repeat", "swap entries", "swap bundles", "old", "tail", "empty", "flip"]
+        ways = [
+            "flip",
+            "length",
+            "truncate",
+            "delete",
+            "drop",
+            "repeat",
+            "swap entries",
+            "swap bundles",
+            "old",
+            "tail",
+            "empty",
+            "flip",
+        ]
         for number in range(count):
             way = ways[number % len(ways)]
             identity = self.random.choice(self.blobs(BUNDLES))
@@ -309,7 +355,11 @@ class Generator:
                     raw = encode_bundle(entries)
                     piece = encode_bundle([entries[at]])
                     document["data"] = raw[:offset] + piece + raw[offset:]
-                    must = [Where(("bundle",), origin, first + 1, last)] if first < last else [Where(("bundle",), origin, last, last)]
+                    must = (
+                        [Where(("bundle",), origin, first + 1, last)]
+                        if first < last
+                        else [Where(("bundle",), origin, last, last)]
+                    )
                     if first == last and width < WIDTH:
                         continue  # a draft
                 case "swap entries":
@@ -336,7 +386,19 @@ class Generator:
             yield self.mutation("bundle", f"{way}: {identity} {at}", change, must, may=may)
 
     def tiles(self, count: int) -> Iterator[Mutation]:
-        ways = ["flip", "truncate", "delete", "drop", "swap hashes", "swap tiles", "old", "tail", "empty", "flip", "ragged"]
+        ways = [
+            "flip",
+            "truncate",
+            "delete",
+            "drop",
+            "swap hashes",
+            "swap tiles",
+            "old",
+            "tail",
+            "empty",
+            "flip",
+            "ragged",
+        ]
         for number in range(count):
             way = ways[number % len(ways)]
             identity = self.random.choice(self.blobs(TILES))
@@ -364,7 +426,12 @@ class Generator:
                     if width < 2:
                         continue
                     at = min(at, width - 2)
-                    document["data"] = data[: 32 * at] + data[32 * at + 32 : 32 * at + 64] + data[32 * at : 32 * at + 32] + data[32 * at + 64 :]
+                    document["data"] = (
+                        data[: 32 * at]
+                        + data[32 * at + 32 : 32 * at + 64]
+                        + data[32 * at : 32 * at + 32]
+                        + data[32 * at + 64 :]
+                    )
                 case "swap tiles":
                     other = self.random.choice([name for name in self.blobs(TILES) if name != identity])
                     o_origin, o_level, o_index = other.rsplit("|", 2)
@@ -401,7 +468,9 @@ class Generator:
                 may += [Where(("fork",)), Where(("leaf",))]
             yield self.mutation("consistent rewriting", f"{entry.id} {number % 2}", change, must, may=may)
 
-    def _rewritten(self, entry: Entry, leaf: bytes | None = None) -> tuple[dict[str, Any], dict[tuple[int, int], bytes]]:
+    def _rewritten(
+        self, entry: Entry, leaf: bytes | None = None
+    ) -> tuple[dict[str, Any], dict[tuple[int, int], bytes]]:
         """The log's document with size, root and frontier over a changed entry, its checkpoint as it was; and all tiles."""
         leaves = [each.leaf for each in self.entries[entry.origin]]
         leaves[entry.index] = leaf or entry.leaf.replace(b'"v":1', b'"v":2')
@@ -413,7 +482,22 @@ class Generator:
     # -- logs' documents -----------------------------------------------------------------------------------------------
 
     def log_fields(self, count: int) -> Iterator[Mutation]:
-        ways = ["size", "root", "short root", "frontier", "short frontier", "long frontier", "vkey", "dc", "own", "state", "previous", "next", "opened_at", "seal"]
+        ways = [
+            "size",
+            "root",
+            "short root",
+            "frontier",
+            "short frontier",
+            "long frontier",
+            "vkey",
+            "dc",
+            "own",
+            "state",
+            "previous",
+            "next",
+            "opened_at",
+            "seal",
+        ]
         own_only = ["marks", "term"]
         for number in range(count):
             origin = self.random.choice(sorted(self.logs))
@@ -465,7 +549,13 @@ class Generator:
                     else:
                         continue
                     may.append(Where(("log", "sequence", "unsequenced", "behind")))
-                    yield self.mutation("log", f"{way}: {origin}", {(LOGS, origin): log}, [Where(("log",), must_origin, subject="opened_at")], may=may)
+                    yield self.mutation(
+                        "log",
+                        f"{way}: {origin}",
+                        {(LOGS, origin): log},
+                        [Where(("log",), must_origin, subject="opened_at")],
+                        may=may,
+                    )
                     continue
                 case "seal":
                     log["seal"] = self.flip_text(log["seal"])
@@ -476,7 +566,9 @@ class Generator:
                     subject = f"marks {node}:{epoch}"
                 case "term":
                     log["term"] += 1 << self.random.randrange(3, 40)
-            yield self.mutation("log", f"{way}: {origin}", {(LOGS, origin): log}, [Where(("log",), origin, subject=subject)], may=may)
+            yield self.mutation(
+                "log", f"{way}: {origin}", {(LOGS, origin): log}, [Where(("log",), origin, subject=subject)], may=may
+            )
 
     def checkpoints(self, count: int) -> Iterator[Mutation]:
         ways = ["text", "signature", "truncate", "empty", "other log", "size line", "old", "no signature", "root line"]
@@ -497,7 +589,9 @@ class Generator:
                 case "empty":
                     log["checkpoint"] = ""
                 case "other log":
-                    log["checkpoint"] = self.logs[self.random.choice([each for each in self.logs if each != origin])]["checkpoint"]
+                    log["checkpoint"] = self.logs[self.random.choice([each for each in self.logs if each != origin])][
+                        "checkpoint"
+                    ]
                 case "size line":
                     lines = head.split("\n")
                     lines[1] = str(int(lines[1]) + self.random.choice([-1, 1, 256]))
@@ -509,14 +603,18 @@ class Generator:
                 case "no signature":
                     log["checkpoint"] = head + "\n\n"
                 case "old":
-                    older = [s[LOGS][origin]["checkpoint"] for s in self.extra["snapshots"] if origin in s.get(LOGS, {})]
+                    older = [
+                        s[LOGS][origin]["checkpoint"] for s in self.extra["snapshots"] if origin in s.get(LOGS, {})
+                    ]
                     older = [note for note in older if note and note != text]
                     if not older:
                         continue
                     log["checkpoint"] = self.random.choice(older)
             if log["checkpoint"] == text:
                 continue
-            yield self.mutation("checkpoint", f"{way}: {origin}", {(LOGS, origin): log}, [Where(("checkpoint",), origin)])
+            yield self.mutation(
+                "checkpoint", f"{way}: {origin}", {(LOGS, origin): log}, [Where(("checkpoint",), origin)]
+            )
 
     def rollbacks(self, count: int) -> Iterator[Mutation]:
         """The whole document of an own log as it was."""
@@ -529,7 +627,13 @@ class Generator:
         for number in range(count if olds else 0):
             origin, old = olds[number % len(olds)]
             may = [Where(("log", "fork", "unsequenced", "sequence", "chain", "run"))]
-            yield self.mutation("rollback", f"{origin} to {old['size']}", {(LOGS, origin): copy.deepcopy(old)}, [Where(("behind",), origin)], may=may)
+            yield self.mutation(
+                "rollback",
+                f"{origin} to {old['size']}",
+                {(LOGS, origin): copy.deepcopy(old)},
+                [Where(("behind",), origin)],
+                may=may,
+            )
 
     def lost_logs(self, count: int) -> Iterator[Mutation]:
         for number in range(count):
@@ -575,7 +679,9 @@ class Generator:
                 case "false":
                     run["q"] += 50_000 + self.random.randrange(1000)
                     run["_id"] = f"{origin}|{run['n']}:{run['e']}|{run['q']:012d}"
-                    if run["n"] == "opened" or [run["n"], run["e"]] not in [mark[:2] for mark in self.logs[origin]["marks"]]:
+                    if run["n"] == "opened" or [run["n"], run["e"]] not in [
+                        mark[:2] for mark in self.logs[origin]["marks"]
+                    ]:
                         continue  # of a term that is over, nobody would ask for it
                     change = {(RUNS, run["_id"]): run}
             must = [Where(("run",), origin)]
@@ -584,7 +690,18 @@ class Generator:
             yield self.mutation("run", f"{way}: {identity}", change, must, may=may)
 
     def cosignatures(self, count: int) -> Iterator[Mutation]:
-        ways = ["size", "text", "log signature", "cosignature", "role", "cosigner", "origin", "truncate", "rename", "unset"]
+        ways = [
+            "size",
+            "text",
+            "log signature",
+            "cosignature",
+            "role",
+            "cosigner",
+            "origin",
+            "truncate",
+            "rename",
+            "unset",
+        ]
         for number in range(count):
             way = ways[number % len(ways)]
             identity = self.random.choice(sorted(self.documents[COSIGNATURES]))
@@ -615,7 +732,14 @@ class Generator:
                 case "unset":
                     del item[self.random.choice(["size", "note", "role", "cosigner", "origin"])]
             may = [Where(("log",), subject="document")] if way == "origin" else []
-            yield self.mutation("cosignature", f"{way}: {identity}", change, [Where(("cosignature",), subject=subject)], may=may, between=True)
+            yield self.mutation(
+                "cosignature",
+                f"{way}: {identity}",
+                change,
+                [Where(("cosignature",), subject=subject)],
+                may=may,
+                between=True,
+            )
 
     def witnessed(self, count: int) -> Iterator[Mutation]:
         ways = ["size", "root", "note", "old", "empty"]
@@ -635,7 +759,12 @@ class Generator:
                     item["size"] //= 2
                 case "empty":
                     item["note"] = ""
-            yield self.mutation("witnessed", f"{way}: {origin}", {(WITNESSED, origin): item}, [Where(("cosignature",), origin, subject="witnessed")])
+            yield self.mutation(
+                "witnessed",
+                f"{way}: {origin}",
+                {(WITNESSED, origin): item},
+                [Where(("cosignature",), origin, subject="witnessed")],
+            )
 
     def writers(self, count: int) -> Iterator[Mutation]:
         edge = [
@@ -643,15 +772,24 @@ class Generator:
             for collection in (BUNDLES, TILES)
             for identity in self.blobs(collection)
             if len(self.documents[collection][identity]["data"]) < (8192 if collection == TILES else 10**9)
-            and (collection == TILES or self.logs[identity.rpartition("|")[0]]["size"] // WIDTH == int(identity.rpartition("|")[2]))
+            and (
+                collection == TILES
+                or self.logs[identity.rpartition("|")[0]]["size"] // WIDTH == int(identity.rpartition("|")[2])
+            )
         ]
         for number in range(count):
             collection, identity = edge[number % len(edge)]
             document = self.document(collection, identity)
             origin = identity.split("|")[0]
             document["ver"] |= 1 << self.random.randrange(40, 62)
-            subject = f"bundle {identity.rpartition('|')[2]}" if collection == BUNDLES else "tile " + "/".join(identity.rsplit("|", 2)[1:])
-            yield self.mutation("writer", identity, {(collection, identity): document}, [Where(("writer",), origin, subject=subject)])
+            subject = (
+                f"bundle {identity.rpartition('|')[2]}"
+                if collection == BUNDLES
+                else "tile " + "/".join(identity.rsplit("|", 2)[1:])
+            )
+            yield self.mutation(
+                "writer", identity, {(collection, identity): document}, [Where(("writer",), origin, subject=subject)]
+            )
 
     # -- forks ---------------------------------------------------------------------------------------------------------
 
@@ -721,5 +859,3 @@ def every(own: Generator, copied: Generator, seed: bytes) -> list[Mutation]:
         found += generator.writers(8)
     found += own.forks(8, seed)
     return found
-
-

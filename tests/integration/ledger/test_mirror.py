@@ -16,6 +16,7 @@ from aiohttp import web
 
 from controlplane.domain.events import Kind
 from controlplane.domain.message import fold
+from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.chunk import DamagedCopyError, RefusedReplyError
 from controlplane.ledger.entries import event_of
 from controlplane.ledger.merkle import root_of
@@ -269,6 +270,18 @@ class TestConflict:
         await iad.catch_up(fra)
         assert [e.dc for e in await iad.reader.load(mid)] == ["iad"]
         assert [e.k for e in await iad.reader.load(local_mid(mid, "fra"))] == [0, 1]
+
+    async def test_one_ordinal_thrice_in_one_log(self, sites):
+        """No insert-only store writes that; a damaged one may. It is said, and stops nothing."""
+        fra, iad = sites
+        mid = "2" * 26
+        for number in range(3):
+            await fra.append([fra.accepted(mid)], node=f"node-{number}")
+            await fra.sequence()
+            await iad.catch_up(fra)
+            await fra.database["events"].delete_one({"_id": f"{mid}:0"})
+        assert len(await iad.reader.load(mid)) == 1
+        assert len(await iad.reader.load(local_mid(mid, "fra"))) == 1
 
 
 class Liar:
@@ -611,6 +624,29 @@ class TestKill:
                         await asyncio.sleep(0.05)
                 for task in tasks:
                     task.cancel()
+        await identical(fra, iad, logs[0].origin)
+
+    async def test_goes_on_after_the_store_was_away(self, sites, monkeypatch):
+        fra, iad = sites
+        monkeypatch.setattr("controlplane.ledger.mirror._LIMIT", 200)
+        await fra.messages(400)
+        await fra.sequence()
+        put, calls = iad.copies.put, 0
+
+        async def sometimes(dc, events):
+            nonlocal calls
+            calls += 1
+            if calls % 2:
+                raise StoreUnavailableError("away")
+            await put(dc, events)
+
+        monkeypatch.setattr(iad.copies, "put", sometimes)
+        async with iad.client(fra) as client, asyncio.TaskGroup() as group:
+            running = group.create_task(iad.mirror(fra, client).run())
+            async with asyncio.timeout(30):
+                while not (logs := await iad.store.logs()) or logs[0].size < 601:
+                    await asyncio.sleep(0.05)
+            running.cancel()
         await identical(fra, iad, logs[0].origin)
 
     async def test_damage_here_is_not_taken_for_a_fork(self, sites):

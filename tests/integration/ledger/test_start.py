@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from controlplane.domain.events import Kind
+from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.peer_client import LedgerClient, PeerError
 from controlplane.ledger.start import RestoredError, StartRule
 from controlplane.ledger.trust import Trust
@@ -148,6 +149,24 @@ class TestRule:
             bold = fra.settings.model_copy(update={"ledger_start_without_peers": True})
             start = StartRule(fra.store, fra.copies, bold, fra.clock, fra.forks, [client])
             assert (await start.allow()).silent == ("iad",)
+
+    async def test_our_own_store_is_away(self, sites, monkeypatch):
+        fra, iad = sites
+        await fra.messages(1)
+        await fra.sequence()
+        await iad.catch_up(fra)
+        await fra.messages(1)
+        await fra.sequence()
+
+        async def away(*_arguments):
+            raise StoreUnavailableError("away")
+
+        monkeypatch.setattr(fra.store, "tiles", away)
+        async with fra.client(iad) as client:
+            with pytest.raises(StoreUnavailableError):
+                await rule(fra, client).allow()
+        task = asyncio.current_task()
+        assert not task.cancelling()
 
     async def test_one_answer_is_enough_and_all_are_heard(self, sites):
         fra, iad = sites

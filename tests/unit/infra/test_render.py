@@ -198,6 +198,15 @@ class TestLedger:
         assert settings.ledger_peers[0].log_keys == tuple(sample_peer()["log_keys"])
         assert settings.ledger_domain == "heliograph.invalid"
 
+    def test_only_where_it_stands(self):
+        """A host without a ledger has neither its unit, nor its key, nor an open port."""
+        region = REGIONS["six hosts"]
+        assert [one.host for one in plan(region).ledgers] == ["fra-1", "fra-2", "fra-3"]
+        for host, texts in files(region).items():
+            there = host in {"fra-1", "fra-2", "fra-3"}
+            assert any("/ledger/" in path for path in texts) is there
+            assert ("8442" in texts["/etc/heliograph/firewall.nft"]) is there
+
     def test_collections_and_users(self):
         spec = shard_spec(plan(self.REGION))
         assert spec["collections"]["ledger_tiles"] == {"key": {"_id": "hashed"}}
