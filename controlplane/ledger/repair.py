@@ -35,7 +35,7 @@ from controlplane.clock import Clock
 from controlplane.domain.events import Kind
 from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.check import Fault
-from controlplane.ledger.cures.case import Leader, RefusedError, Traffic, Workbench
+from controlplane.ledger.cures.case import GoneError, Leader, RefusedError, Traffic, Workbench
 from controlplane.ledger.cures.content import ContentCures
 from controlplane.ledger.cures.document import DocumentCures
 from controlplane.ledger.cures.events import EventCures
@@ -223,6 +223,9 @@ class Repair:
             try:
                 what = await cures[Fault(each.kind)](each)
                 outcome = "nothing" if not what else "planned" if report.dry_run else "done"
+                settled.add(each.id)
+            except GoneError:
+                outcome, what = "nothing", "the log ends before it by now"
                 settled.add(each.id)
             except RefusedError as error:
                 outcome, what = "refused", str(error)

@@ -24,7 +24,7 @@ from controlplane.store.copies import Copies
 from controlplane.store.ledger import Finding, Log
 from controlplane.store.ledger_scrub import Blob, ScrubStore
 
-__all__ = ["Leader", "Opened", "PeerCopy", "RefusedError", "Traffic", "Workbench", "nowhere"]
+__all__ = ["GoneError", "Leader", "Opened", "PeerCopy", "RefusedError", "Traffic", "Workbench", "nowhere"]
 
 
 _DOUBTS = frozenset({Fault.BEHIND, Fault.ROOT, Fault.FORK})
@@ -32,6 +32,10 @@ _DOUBTS = frozenset({Fault.BEHIND, Fault.ROOT, Fault.FORK})
 
 class RefusedError(Exception):
     """There is no cure here; the message says why, and what to do."""
+
+
+class GoneError(Exception):
+    """The log has been ended before the place that is meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +151,17 @@ class Opened:
         return not any(peer.silent for peer in self.peers)
 
     async def entry(self, index: int) -> bytes:
-        """A proven entry. RefusedError where there is none."""
+        """A proven entry. RefusedError where there is none; GoneError behind the log's end."""
+        self.within(index)
         found = await self.tree.bundle(index // WIDTH)
         if found is None:
             raise RefusedError("The entry itself must be mended first.")
         return found[1][index % WIDTH]
+
+    def within(self, index: int) -> None:
+        """GoneError behind the log's end."""
+        if index >= self.tree.size:
+            raise GoneError
 
     def writer(self, seen: int | None) -> int:
         """By whom a mended document is marked as written: by whoever it was, but never by somebody who is yet to come."""

@@ -32,6 +32,7 @@ class ContentCures:
         """From the level below, or from a peer."""
         level, index = (int(part) for part in finding.subject.split("/"))
         opened = await self._bench.open(finding.origin)
+        opened.within(index << 8 * (level + 1))
         right = await opened.tree.tile(level, index)
         if right is None:
             raise RefusedError(nowhere("tile", opened.peers))
@@ -41,6 +42,7 @@ class ContentCures:
         """Its entries out of the event store, or from a peer. An own log whose entries nobody has ends before them."""
         bench, index, origin = self._bench, int(finding.subject), finding.origin
         opened = await bench.open(origin)
+        opened.within(index * WIDTH)
         right = await opened.tree.tile(0, index)
         if right is None:
             return await self._lost(opened, index * WIDTH)
