@@ -29,6 +29,12 @@ def main() -> int:
         type=int,
         help="backlog: how many; growth: up to how many stored; ledger: entries of the log that is damaged, and waiting events",
     )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        help="ledger: seconds that a step may wait for a machine that others leave alone",
+    )
     parser.add_argument("--out", type=Path, default=WORK / "results", help="folder for JSON and SVG")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
@@ -87,6 +93,7 @@ def _ledger(options: argparse.Namespace) -> int:
         backlog=min(200_000, entries),
         entries=entries,
         cut_seconds=30 * options.seconds,
+        patience=options.patience,
     )
     path = options.out / "ledger.json"
     found = json.loads(path.read_text(encoding="utf-8"))["found"] if path.exists() else {}

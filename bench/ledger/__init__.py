@@ -6,8 +6,9 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.ledger import damage, datacenters, path, tessera
 from bench.ledger.bed import Bed, medians, once, read_log
@@ -22,6 +23,11 @@ _PACE = 5_000
 """Entries a second at which the time to publish is compared: both have room there."""
 _VERIFIED = 300_000
 
+_LOOK_SECONDS = 3.0
+_QUIET_CORES = 0.15
+_TRIES = 4
+
+T = TypeVar("T")
 Runs = dict[str, list[dict[str, Any]]]
 
 
@@ -37,6 +43,8 @@ class Plan:
     entries: int
     """Of the log that is damaged."""
     cut_seconds: float
+    patience: float
+    """Seconds that a step may wait for a quiet machine, and be repeated where others disturbed it."""
 
 
 def run(plan: Plan, parts: Sequence[str]) -> dict[str, Any]:
@@ -50,11 +58,24 @@ def run(plan: Plan, parts: Sequence[str]) -> dict[str, Any]:
     return {part: known[part](plan) for part in PARTS if part in parts}
 
 
-def _watched(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """With `others_cores`: how much of the machine others used meanwhile."""
+def _watched(plan: Plan, step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """With `others_cores`: how much of the machine others used meanwhile. Of several tries that were disturbed the least disturbed one."""
+    until = time.monotonic() + plan.patience
+    tries: list[dict[str, Any]] = []
+    while True:
+        while _others(lambda: time.sleep(_LOOK_SECONDS))[1] > _QUIET_CORES and time.monotonic() < until:
+            continue
+        found, others = _others(step)
+        tries.append(found | {"others_cores": others})
+        if others <= _QUIET_CORES or time.monotonic() >= until or len(tries) == _TRIES:
+            return min(tries, key=lambda one: one["others_cores"])
+
+
+def _others(step: Callable[[], T]) -> tuple[T, float]:
+    """What the step returns, and how many cores others used meanwhile."""
     began, others = time.monotonic(), others_cpu()
     found = step()
-    return found | {"others_cores": (others_cpu() - others) / (time.monotonic() - began)}
+    return found, (others_cpu() - others) / (time.monotonic() - began)
 
 
 def _say(part: str, number: int, name: str, found: dict[str, Any]) -> None:
@@ -67,26 +88,30 @@ def _sequencing(plan: Plan) -> dict[str, Any]:
     bed = Bed(plan.work, "ledger")
     work, seconds, size = plan.work, plan.seconds, ENTRY_BYTES
     runs: Runs = {}
+    numbers = count(1)
+
+    def fresh() -> str:
+        return f"node-{next(numbers)}"
+
     try:
         bed.fill("first", 10_000)  # a log that has begun
         for number in range(1, plan.rounds + 1):
-            n = f"r{number}"
             steps: dict[str, Callable[[], dict[str, Any]]] = {
-                "catching up": lambda n=n: catch_up(bed, f"{n}-a", plan.backlog),
+                "catching up": lambda: catch_up(bed, fresh(), plan.backlog),
                 "Tessera": lambda: tessera.library(programs, work, seconds, size),
-                "written and sequenced": lambda n=n: steady(bed, f"{n}-b", seconds),
+                "written and sequenced": lambda: steady(bed, fresh(), seconds),
                 "Tessera, dedup": lambda: tessera.library(programs, work, seconds, size, dedup=True),
-                "catching up beside writers": lambda n=n: catch_up_beside(bed, f"{n}-c", plan.backlog),
-                f"at {RATE:,}/s": lambda n=n: steady(bed, f"{n}-d", seconds, rate=RATE),
-                f"at {RATE:,}/s, no ledger": lambda n=n: steady(bed, f"{n}-e", seconds, rate=RATE, ledger=False),
-                f"at {_PACE:,}/s": lambda n=n: steady(bed, f"{n}-f", seconds, rate=_PACE),
+                "catching up beside writers": lambda: catch_up_beside(bed, fresh(), plan.backlog),
+                f"at {RATE:,}/s": lambda: steady(bed, fresh(), seconds, rate=RATE),
+                f"at {RATE:,}/s, no ledger": lambda: steady(bed, fresh(), seconds, rate=RATE, ledger=False),
+                f"at {_PACE:,}/s": lambda: steady(bed, fresh(), seconds, rate=_PACE),
                 f"Tessera at {_PACE:,}/s": lambda: tessera.library(programs, work, seconds, size, rate=_PACE),
                 "hammer: Tessera": lambda: tessera.hammered_tessera(programs, work, seconds, size, dedup=False),
-                "hammer: Heliograph": lambda n=n: tessera.hammered_heliograph(programs, bed, f"{n}-g", seconds, size),
+                "hammer: Heliograph": lambda: tessera.hammered_heliograph(programs, bed, fresh(), seconds, size),
                 "hammer: Tessera, dedup": lambda: tessera.hammered_tessera(programs, work, seconds, size, dedup=True),
             }
             for name, step in steps.items():
-                found = _watched(step)
+                found = _watched(plan, step)
                 runs.setdefault(name, []).append(found)
                 _say("sequencing", number, name, found)
         log = bed.log()
@@ -95,8 +120,12 @@ def _sequencing(plan: Plan) -> dict[str, Any]:
         verified: Runs = {}
         for _ in range(plan.rounds):
             for name, hashes_only in (("hashes", True), ("events too", False)):
-                verifier = bed.worker("verify", hashes_only=hashes_only, most=_VERIFIED)
-                found = _watched(lambda verifier=verifier: verifier.wait(1_200))
+                found = _watched(
+                    plan,
+                    lambda hashes_only=hashes_only: bed.worker("verify", hashes_only=hashes_only, most=_VERIFIED).wait(
+                        1_200
+                    ),
+                )
                 verified.setdefault(name, []).append(found)
                 _say("verification", 1, name, found)
         whole = once(bed.database, log)
@@ -145,7 +174,9 @@ def _path(plan: Plan) -> dict[str, Any]:
     for number in range(1, plan.rounds + 1):
         for way in path.WAYS:
             for ledger in (False, True) if number % 2 else (True, False):
-                one = _watched(lambda way=way, ledger=ledger: path.measure(way, plan.work, plan.seconds, ledger=ledger))
+                one = _watched(
+                    plan, lambda way=way, ledger=ledger: path.measure(way, plan.work, plan.seconds, ledger=ledger)
+                )
                 every.setdefault(way.name, {}).setdefault("on" if ledger else "off", []).append(one)
                 _say("path", number, f"{way.name}, ledger {'on' if ledger else 'off'}", one)
     for name, runs in every.items():
@@ -154,12 +185,15 @@ def _path(plan: Plan) -> dict[str, Any]:
 
 
 def _damage(plan: Plan) -> dict[str, Any]:
-    bed = Bed(plan.work, "damage")
-    try:
-        return _watched(lambda: damage.run(bed, plan.entries))
-    finally:
-        bed.stop()
+    def run() -> dict[str, Any]:
+        bed = Bed(plan.work, "damage")
+        try:
+            return damage.run(bed, plan.entries)
+        finally:
+            bed.stop()
+
+    return _watched(plan, run)
 
 
 def _datacenters(plan: Plan) -> dict[str, Any]:
-    return _watched(lambda: datacenters.run(plan.work, 6 * plan.seconds, plan.cut_seconds))
+    return _watched(plan, lambda: datacenters.run(plan.work, 6 * plan.seconds, plan.cut_seconds))

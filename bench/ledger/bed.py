@@ -170,6 +170,10 @@ class Worker:
         until(f"the {self._role}", lambda: self._process.child.poll() is not None, seconds)
         return self._report()
 
+    def kill(self) -> None:
+        """It has nothing to report."""
+        self._process.stop(1.0)
+
     def end(self) -> dict[str, Any]:
         """Ask it to end; its report."""
         os.kill(self.pid, signal.SIGTERM)

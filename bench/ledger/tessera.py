@@ -118,7 +118,7 @@ def hammered_heliograph(programs: Programs, bed: Bed, name: str, seconds: float,
         pids = [server.pid, sequencing.worker.pid, bed.mongod_pid]
         return _hammer(programs, bed.work, port, log.vkey, pids, seconds, size)
     finally:
-        server.end()
+        server.kill()
         sequencing.end(name)
 
 

@@ -252,13 +252,8 @@ async def add(worker: _Worker) -> None:
     server = Server(app, worker.settings)
     listener = socket.create_server(("127.0.0.1", worker.config["port"]), backlog=4096)
     async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(part) for part in (committer.run(), answer(), garbage.collect(), server.run_on(listener))
-        ]
-        await worker.stop.wait()
-        for task in tasks:
-            task.cancel()
-    worker.report({})
+        for part in (committer.run(), answer(), garbage.collect(), server.run_on(listener)):
+            group.create_task(part)
 
 
 async def verify(worker: _Worker) -> None:

@@ -185,6 +185,10 @@ class Ranges:
     def __bool__(self) -> bool:
         return bool(self._firsts)
 
+    def __contains__(self, number: int) -> bool:
+        place = bisect_left(self._lasts, number)
+        return place < len(self._lasts) and self._firsts[place] <= number
+
     @property
     def count(self) -> int:
         """How many numbers."""

@@ -25,6 +25,7 @@ touched is verified again at the end.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -153,7 +154,7 @@ class Repair:
         except StoreUnavailableError:
             raise  # it is begun again
         except Exception as error:  # noqa: BLE001 - one repair that fails must not end the ledger, nor be tried for ever
-            _log.error("repair_failed", repair=identity, exc_info=True)
+            _log.error("repair_failed", repair=identity, trace=traceback.format_exc()[-2000:])
             done = {"state": "failed", "reason": f"{type(error).__name__}: {error}"[:500]}
         await self._store.update_repair(identity, {**done, "done_at": self._clock.now_ms()})
 

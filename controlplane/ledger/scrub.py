@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from controlplane.ledger.audit import Audit, Case, Holdings, Progress
 from controlplane.ledger.audit.case import open_checkpoint
 from controlplane.ledger.check import Fault
 from controlplane.ledger.note import NoteError, Verifier, parse_note, verify
+from controlplane.ledger.proven import Proven
 from controlplane.ledger.tiles import WIDTH
 from controlplane.ledger.trust import Trust
 from controlplane.settings import Settings
@@ -175,8 +177,12 @@ class Scrub:
             if (node, epoch) in live or (node == "opened"):
                 continue
             mark = await self._store.covered(dc, node, epoch, sizes)
-            for q, name in await self._store.ids_between(dc, node, epoch, mark + 1, 2**62):
-                if (node, epoch, q) not in chain[-1].late and not await self._stands(holdings, name):
+            beyond = await self._store.ids_between(dc, node, epoch, mark + 1, 2**62)
+            met = await (await self._case(holdings)).met(dc, (node, epoch)) if beyond else None
+            if met is None or not met.whole:
+                continue
+            for q, name in beyond:
+                if q not in met and (node, epoch, q) not in chain[-1].late and not await self._stands(holdings, name):
                     detail = f"{name} is in the store and in no log, and its term is over"
                     found.append(self._fault(Fault.UNSEQUENCED, chain[-1].origin, f"{node}:{epoch} {q}", detail))
         return found
@@ -185,9 +191,15 @@ class Scrub:
         """Whether it is an event that a log has, with an altered number."""
         mid, _, k = name.rpartition(":")
         stored = (await self._store.event_documents([(mid, int(k))])).get(name) if k.isdecimal() else None
+        return stored is not None and await (await self._case(holdings)).stands(stored, name)
+
+    async def _case(self, holdings: Holdings) -> Case:
+        """For looking into the logs of this datacenter."""
         log = holdings.chain(self._settings.datacenter)[-1]
         case = Case(self._store, self._copies, self._settings, holdings, log, self._clock.now_ms())
-        return stored is not None and await case.stands(stored, name)
+        case.tree = Proven(log.origin, log.size, log.root, [self._store], log.frontier)
+        await case.tree.open()
+        return case
 
     # -- in the background ---------------------------------------------------------------------------------------------
 
@@ -200,7 +212,7 @@ class Scrub:
             except StoreUnavailableError as error:
                 _log.warning("scrub_interrupted", reason=str(error)[:200])
             except Exception:  # noqa: BLE001 - damage that nobody thought of must not end the ledger
-                _log.error("scrub_failed", exc_info=True)
+                _log.error("scrub_failed", trace=traceback.format_exc()[-2000:])
             await asyncio.sleep(max(1.0, _TICK_SECONDS - (self._clock.monotonic() - began)))
 
     async def tick(self) -> None:

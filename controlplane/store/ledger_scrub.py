@@ -166,6 +166,13 @@ class ScrubStore(LedgerStore):
             )
         return result.matched_count == 1
 
+    async def outdate(self, origin: str, size: int) -> None:
+        """Repair: let a mirror that begins again at this size write over what it has written behind it."""
+        query = {"_id": {"$gte": f"{origin}|", "$lt": f"{origin}}}"}, "ver": {"$gt": size}}
+        with border():
+            for collection in (self._bundles, self._tiles, self._runs):
+                await collection.update_many(query, {"$set": {"ver": size}})
+
     # -- runs ----------------------------------------------------------------------------------------------------------
 
     async def runs_of(self, dc: str, node: str, epoch: int, first: int, last: int) -> list[StoredRun]:

@@ -121,13 +121,8 @@ class Account:
 
     async def _hole(self, term: Term, first: int, last: int) -> None:
         """Numbers that this log does not have: another may, or a `gap` event, or they are asked for."""
-        case, sizes = self._case, self._case.sizes()
-        known = Ranges()
-        for stored in await case.store.runs_of(self._log.dc, *term, first, last):
-            inside = min(stored.run.count, sizes.get(stored.run.log, 0) - stored.run.index)
-            if inside > 0:
-                known.cover(stored.run.q, stored.run.q + inside - 1)
-        chain = case.holdings.chain(self._log.dc)
+        case, dc = self._case, self._log.dc
+        chain = case.holdings.chain(dc)
         late = {q for log in chain for node, epoch, q in log.late if (node, epoch) == term}
         accounted = Ranges()
         for q in late:
@@ -135,10 +130,10 @@ class Account:
         for owner, low, high in await self._explained():
             if owner == term:
                 accounted.cover(low, high)
-        for low, high in known.holes(first, last):
+        for low, high in await self._absent(term, first, last, accounted):
             at = await case.index_of(term, high + 1)
             where = (at, at) if at is not None else (-1, -1)
-            for q, name in await case.store.ids_between(self._log.dc, *term, low, high):
+            for q, name in await case.store.ids_between(dc, *term, low, high):
                 if q not in late and not await self._stands(name):
                     accounted.cover(q, q)
                     if self._log.own:
@@ -149,6 +144,25 @@ class Account:
             for begin, end in accounted.holes(low, high):
                 detail = "these numbers are in no log, and no event says why"
                 case.fault(Fault.SEQUENCE, *where, f"{term[0]}:{term[1]} {begin}-{end}", detail)
+
+    async def _absent(self, term: Term, first: int, last: int, accounted: Ranges) -> list[tuple[int, int]]:
+        """What of it no log has: by the index; and before anything is said against it, by looking at every entry."""
+        case, dc, sizes, known = self._case, self._log.dc, self._case.sizes(), Ranges()
+        for stored in await case.store.runs_of(dc, *term, first, last):
+            inside = min(stored.run.count, sizes.get(stored.run.log, 0) - stored.run.index)
+            if inside > 0:
+                known.cover(stored.run.q, stored.run.q + inside - 1)
+        holes = known.holes(first, last)
+        for low, high in holes:
+            if accounted.holes(low, high) or await case.store.ids_between(dc, *term, low, high):
+                break
+        else:
+            return holes
+        met = await case.met(dc, term)
+        for ranges in met.numbers.values():
+            for low, high in ranges:
+                known.cover(low, high)
+        return known.holes(first, last) if met.whole else []  # what cannot be read may be just that
 
     async def _explained(self) -> list[tuple[Term, int, int]]:
         gaps, dc = self._case.holdings.gaps, self._log.dc

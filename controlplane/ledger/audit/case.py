@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from controlplane.domain.events import Event, leaf_hash
 from controlplane.errors import ConfigError
-from controlplane.ledger.check import Fault, decode_some
+from controlplane.ledger.check import Fault, Ranges, decode_some
 from controlplane.ledger.checkpoint import Checkpoint, CheckpointError, parse_hash, parse_size
 from controlplane.ledger.entries import event_of, place_of
 from controlplane.ledger.note import NoteError, Verifier, parse_note, verify
 from controlplane.ledger.proven import Proven
-from controlplane.ledger.tiles import HASH_BYTES, WIDTH
+from controlplane.ledger.tiles import HASH_BYTES, WIDTH, tile_hashes
 from controlplane.ledger.trust import Trust, cosigner
 from controlplane.settings import Settings
 from controlplane.store.copies import Copies
@@ -29,6 +29,25 @@ Term = tuple[str, int]
 """(node, epoch)."""
 Opening = tuple[str, int, bytes]
 """(origin, size, root) of the log before, as an entry 0 commits to it."""
+
+
+@dataclass(slots=True)
+class Met:
+    """The entries of one term, by looking at all logs of its datacenter."""
+
+    numbers: dict[str, Ranges] = field(default_factory=dict)
+    """Origin → sequence numbers."""
+    tops: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Origin → the highest of them, and its index."""
+    whole: bool = True
+    """Whether every entry could be read."""
+
+    def __contains__(self, q: int) -> bool:
+        return any(q in ranges for ranges in self.numbers.values())
+
+    def highest(self, origins: Container[str]) -> int:
+        """In these logs; 0 for none."""
+        return max((q for origin, (q, _) in self.tops.items() if origin in origins), default=0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +67,8 @@ class Holdings:
     """Origin → what its first entry says of the log before; only where entry and tile agree on it."""
     gaps: dict[str, list[tuple[Term, int, int]]] = field(default_factory=dict)
     """Datacenter → (term, first q, last q) that `gap` events explain."""
+    met: dict[tuple[str, Term], Met] = field(default_factory=dict)
+    """What `Case.met` found."""
 
     @classmethod
     async def read(cls, store: ScrubStore, settings: Settings) -> Holdings:
@@ -241,6 +262,35 @@ class Case:
                 return index
         return None
 
+    async def met(self, dc: str, term: Term) -> Met:
+        """Where the index is in doubt: all entries of a term, by looking at every entry. Some 20 s for ten million; done once for the same holdings."""
+        key = (dc, term)
+        if key not in self.holdings.met:
+            found = Met()
+            node = f'"n":"{term[0]}"'.encode()
+            for log in self.holdings.chain(dc):
+                size = self.tree.size if log.origin == self.log.origin else log.size
+                for index in range(-(-size // WIDTH)):
+                    await self._meet(found, log.origin, index, min(WIDTH, size - index * WIDTH), term, node)
+            self.holdings.met[key] = found
+        return self.holdings.met[key]
+
+    async def _meet(self, found: Met, origin: str, index: int, width: int, term: Term, node: bytes) -> None:
+        entries = decode_some(await self.store.bundle(origin, index) or b"")[0][:width]
+        tree = await self.proven(origin)
+        right = await tree.tile(0, index) if tree is not None else None
+        found.whole = found.whole and right is not None and tile_hashes(entries) == right
+        for at, entry in enumerate(entries, index * WIDTH):
+            if node not in entry:
+                continue
+            try:
+                place = place_of(entry)
+            except ValueError:
+                continue
+            if (place.n, place.e) == term:
+                found.numbers.setdefault(origin, Ranges()).add(place.q)
+                found.tops[origin] = max(found.tops.get(origin, (0, 0)), (place.q, at))
+
     async def stands(self, event: Event, name: str) -> bool:
         """Whether a document's own leaf is in a log under the document's name: then what contradicts it is altered, and the event has its place."""
         try:
@@ -250,4 +300,6 @@ class Case:
         if name.partition("@")[0].partition(":")[0] != leaf.mid or not name.endswith(f":{leaf.k}"):
             return False
         wanted = (leaf.node, leaf.epoch, leaf.q)
-        return any([await self.place(*there) == wanted for there in await self.find(leaf.dc, *wanted)])
+        if any([await self.place(*there) == wanted for there in await self.find(leaf.dc, *wanted)]):
+            return True
+        return leaf.q in await self.met(leaf.dc, (leaf.node, leaf.epoch))

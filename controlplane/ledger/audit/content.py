@@ -99,7 +99,7 @@ class Content:
     def _writer(self, subject: str, stored: Blob, width: int, place: Place) -> None:
         """A document at the right edge must not be marked as written by somebody who is yet to come: he would be refused."""
         level, index = place
-        if width_of(self._tree.size, level, index) >= WIDTH:
+        if width_of(self._tree.size, level, index) >= WIDTH or (width >= WIDTH and not self._case.log.own):
             return  # nobody writes it again
         if self._case.log.own:
             wrong = not 0 <= stored.ver >> 32 <= self._case.holdings.term

@@ -73,13 +73,20 @@ class Neighbours:
         until = {each.origin for each in case.holdings.chain(log.dc) if each.opened_at <= log.opened_at}
         sizes = {origin: size for origin, size in case.sizes().items() if origin in until}
         for term, mark in log.marks.items():
-            highest = await self._highest(term, sizes)
-            if highest is not None and mark != highest and term not in case.holdings.completed:
-                name = f"{term[0]}:{term[1]}"
+            if term in case.holdings.completed or mark == await self._highest(term, sizes):
+                continue
+            met = await case.met(log.dc, term)
+            highest, name = met.highest(until), f"{term[0]}:{term[1]}"
+            if not met.whole:
+                continue  # what cannot be read may be just that
+            if mark != highest:
                 self._fault(f"marks {name}", f"the mark of {name} is {mark}; the logs have {highest}")
+            elif met.tops.get(log.origin, (0, 0))[0] == highest and highest:
+                at = met.tops[log.origin][1]
+                case.fault(Fault.RUN, at, at, name, "the index does not lead to these entries")
 
-    async def _highest(self, term: Term, sizes: Mapping[str, int]) -> int | None:
-        """By the newest run, after looking whether it is true; None where what is there cannot be read."""
+    async def _highest(self, term: Term, sizes: Mapping[str, int]) -> int:
+        """By the newest run that is true."""
         case = self._case
         async for run in case.store.newest_runs(case.log.dc, *term, None):
             inside = min(run.count, sizes.get(run.log, 0) - run.index)
@@ -87,12 +94,13 @@ class Neighbours:
                 continue
             index, q = run.index + inside - 1, run.q + inside - 1
             place = await case.place(run.log, index)
-            if place is None:
-                return None
             if place == (*term, q):
                 return q
-            detail = f"the index is wrong: it says that entry {index} of {run.log} is q {q}; it is {place[0]}:{place[1]} q {place[2]}"
-            case.fault(Fault.RUN, max(0, run.index), max(0, run.index), run.id, detail)
+            if place is not None and run.log == case.log.origin:
+                detail = (
+                    f"the index is wrong: it says that entry {index} is q {q}; it is {place[0]}:{place[1]} q {place[2]}"
+                )
+                case.fault(Fault.RUN, max(0, run.index), max(0, run.index), run.id, detail)
         return 0
 
     # -- copies --------------------------------------------------------------------------------------------------------

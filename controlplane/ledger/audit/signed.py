@@ -10,7 +10,7 @@ from controlplane.ledger.audit.case import CUT, Case, open_checkpoint
 from controlplane.ledger.check import Fault
 from controlplane.ledger.checkpoint import Checkpoint
 from controlplane.ledger.merkle import Frontier
-from controlplane.ledger.note import NoteError, Verifier
+from controlplane.ledger.note import NoteError, Verifier, parse_note
 from controlplane.ledger.proven import Proven
 
 __all__ = ["Signed"]
@@ -66,11 +66,17 @@ class Signed:
         log = self._log
         if not log.checkpoint and not log.size:
             return None
+        mirror = self._case.mirror_key()
         try:
-            return open_checkpoint(log.checkpoint, log.origin, [*self._case.keys, *self._case.mirror_key()])
+            found = open_checkpoint(log.checkpoint, log.origin, [*self._case.keys, *mirror])
         except ValueError as error:
             self._case.fault(Fault.CHECKPOINT, -1, -1, "", f"the stored checkpoint does not hold: {error}")
             return None
+        signers = {(one.name, one.key_id) for one in parse_note(log.checkpoint).signatures}
+        if log.state == "open" and any((key.name, key.key_id) not in signers for key in mirror):
+            detail = "the stored checkpoint is not cosigned by our mirror, which hands it over with its next pull"
+            self._case.fault(Fault.CHECKPOINT, -1, -1, "", detail)
+        return found
 
     def _cosigned(self) -> list[Checkpoint]:
         """All else that this log is known to have signed. One that does not hold is reported as a cosignature."""

@@ -96,9 +96,14 @@ class DocumentCures:
         log, holdings = opened.log, opened.case.holdings
         await self._bench.undoubted(log.dc)
         node, _, epoch = name.rpartition(":")
-        sizes = {each.origin: each.size for each in holdings.chain(log.dc) if each.opened_at <= log.opened_at}
-        highest = await self._bench.store.covered(log.dc, node, int(epoch), sizes)
-        return {**log.marks, (node, int(epoch)): highest}
+        term = (node, int(epoch))
+        met = await opened.case.met(log.dc, term)
+        if not met.whole:
+            raise RefusedError(
+                "Entries of this datacenter's logs must be mended first: its mark is their highest number."
+            )
+        until = [each.origin for each in holdings.chain(log.dc) if each.opened_at <= log.opened_at]
+        return {**log.marks, term: met.highest(until)}
 
     def _vkey(self, log: Log) -> str:
         """The key that the settings give, if it signed the checkpoint that is stored."""
@@ -214,11 +219,13 @@ class DocumentCures:
         opened = await bench.open(finding.origin)
         if not opened.has(Fault.BEHIND):
             return ""
-        if not opened.log.own:
-            await bench.replace(opened.log, replace(opened.log, state="open", next=""))
-            return "the mirror goes on where this copy ends"
         if (what := await self._regrown(opened)) is not None:
             return what
+        if not opened.log.own:
+            await bench.replace(opened.log, replace(opened.log, state="open", next=""))
+            if not bench.dry:
+                await bench.store.outdate(finding.origin, opened.tree.size)
+            return "the mirror goes on where this copy ends"
         if not bench.clients:
             raise RefusedError(
                 "There is no peer in the settings that could have what is missing. Restore the newest backup of all ledger collections and events together."
@@ -244,7 +251,8 @@ class DocumentCures:
         last = -(-tree.size // WIDTH)
         if frontier is None or None in [await tree.bundle(index) for index in range(log.size // WIDTH, last)]:
             return None
-        grown = replace(log, size=tree.size, root=tree.root, frontier=frontier, checkpoint=note, marks={}, late=())
+        text = note if log.own else self._held(note)
+        grown = replace(log, size=tree.size, root=tree.root, frontier=frontier, checkpoint=text, marks={}, late=())
         await bench.replace(log, grown)
         return f"the document again of the {tree.size} entries that were signed; all of them are here"
 

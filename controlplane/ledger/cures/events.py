@@ -30,7 +30,11 @@ class EventCures:
         return await self._restore(opened.log, finding.first, leaf, opened.peers)
 
     async def bring_back(self, opened: Opened, index: int, leaf: bytes) -> None:
-        """The same of an entry that is given up, if it can be."""
+        """The same of an entry that is given up, if it can be. A sound document of that name stays: it may be of the better history."""
+        place = place_of(leaf)
+        there = await self._store.event_documents([(place.mid, place.k)])
+        if there.get(f"{place.mid}:{place.k}") is not None:
+            return
         try:
             await self._restore(opened.log, index, leaf, opened.peers)
         except RefusedError:
@@ -132,8 +136,10 @@ class EventCures:
         await self._bench.undoubted(dc)
         newest = (await self._bench.holdings()).chain(dc)[-1]
         opened = await self._bench.open(newest.origin)
-        there = await opened.case.find(dc, *wanted)
-        if wanted in newest.late or wanted in [await opened.case.place(*each) for each in there]:
+        met = await opened.case.met(dc, (node, int(epoch)))
+        if not met.whole:
+            raise RefusedError("Entries of this datacenter's logs must be mended first: they may have it.")
+        if wanted in newest.late or int(q) in met:
             return ""
         if not self._bench.dry:
             await self._store.ask_late(newest.origin, [wanted])

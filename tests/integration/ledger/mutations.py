@@ -31,6 +31,8 @@ class Where(NamedTuple):
     first: int | None = None
     last: int | None = None
     subject: str | None = None
+    within: range | None = None
+    """Or of which the first entry is one of these."""
 
     def fits(self, finding: Any) -> bool:
         return (
@@ -38,7 +40,7 @@ class Where(NamedTuple):
             and self.origin in (None, finding.origin)
             and self.first in (None, finding.first)
             and self.last in (None, finding.last)
-            and self.subject in (None, finding.subject)
+            and (self.subject in (None, finding.subject) or (self.within is not None and finding.first in self.within))
         )
 
 
@@ -571,7 +573,18 @@ class Generator:
             )
 
     def checkpoints(self, count: int) -> Iterator[Mutation]:
-        ways = ["text", "signature", "truncate", "empty", "other log", "size line", "old", "no signature", "root line"]
+        ways = [
+            "text",
+            "signature",
+            "truncate",
+            "empty",
+            "other log",
+            "size line",
+            "old",
+            "no signature",
+            "root line",
+            "not ours",
+        ]
         for number in range(count):
             way = ways[number % len(ways)]
             origin = self.random.choice(sorted(self.logs))
@@ -602,6 +615,10 @@ class Generator:
                     log["checkpoint"] = "\n".join(lines) + "\n\n" + tail
                 case "no signature":
                     log["checkpoint"] = head + "\n\n"
+                case "not ours":
+                    if log["own"] or log["state"] != "open":
+                        continue
+                    log["checkpoint"] = head + "\n\n" + tail.split("\n")[0] + "\n"
                 case "old":
                     older = [
                         s[LOGS][origin]["checkpoint"] for s in self.extra["snapshots"] if origin in s.get(LOGS, {})
@@ -684,9 +701,9 @@ class Generator:
                     ]:
                         continue  # of a term that is over, nobody would ask for it
                     change = {(RUNS, run["_id"]): run}
-            must = [Where(("run",), origin)]
-            may = [Where(("run",)), Where(("sequence",), first=-1)]
-            del span
+            subject = next(reversed(change))[1]
+            must = [Where(("run",), origin, subject=subject, within=span)]
+            may = [Where(("run",), origin), Where(("sequence",), first=-1)]
             yield self.mutation("run", f"{way}: {identity}", change, must, may=may)
 
     def cosignatures(self, count: int) -> Iterator[Mutation]:
