@@ -361,7 +361,10 @@ class Sequencer:
 
     async def _late(self) -> list[_Stretch]:
         found = []
+        live = {(source.node, source.epoch) for source in self._sources}
         for node, epoch, q in self.log.late:
+            if (node, epoch) in live and q > await self._mark((node, epoch)):
+                continue  # its turn comes
             leaves = await self._store.leaves(self.log.dc, node, epoch, [q])
             if q in leaves:
                 found.append(_Stretch(node, epoch, q, [leaves[q]], late=True))

@@ -1,7 +1,4 @@
-"""More than a thousand damaged ledgers: all are found, at the right place, and mended, ended or refused as designed; and what is merely odd is no alarm.
-
-Not yet part of `make test`: it is not clean yet. Run it with `python -m pytest -s tests/integration/ledger/mutation_corpus.py`.
-"""
+"""More than a thousand damaged ledgers: all are found, at the right place, and mended, ended or refused as designed; and what is merely odd is no alarm."""
 
 from __future__ import annotations
 
