@@ -34,6 +34,17 @@ class Checkpoint(NamedTuple):
         root = base64.b64encode(self.root).decode()
         return "".join(f"{line}\n" for line in (self.origin, self.size, root, *self.extension))
 
+    @property
+    def ref(self) -> str:
+        """`origin size base64(root)`, as the first entry of the next log commits to it."""
+        return f"{self.origin} {self.size} {base64.b64encode(self.root).decode()}"
+
+    @classmethod
+    def of_ref(cls, ref: str) -> Checkpoint:
+        """What `ref` says. ValueError for any other text."""
+        origin, size, root = ref.split(" ")
+        return cls(origin, parse_size(size), parse_hash(root))
+
     @classmethod
     def parse(cls, text: str) -> Checkpoint:
         """Read a note's text. CheckpointError for anything but what `text` writes."""

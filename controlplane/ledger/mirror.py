@@ -25,7 +25,7 @@ from controlplane.clock import Clock
 from controlplane.domain.events import Event, Kind
 from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.check import Fault
-from controlplane.ledger.checkpoint import Checkpoint, parse_hash, parse_size
+from controlplane.ledger.checkpoint import Checkpoint
 from controlplane.ledger.chunk import (
     Chunk,
     DamagedCopyError,
@@ -45,7 +45,7 @@ from controlplane.ledger.wire import Ask, Reply
 from controlplane.ledger.witness import Forks
 from controlplane.settings import Peer, Settings
 from controlplane.store.copies import Copies, Held
-from controlplane.store.ledger import Finding, LedgerStore, Log, StaleWriterError
+from controlplane.store.ledger import Finding, LedgerStore, Log, StaleWriterError, opening_time
 from controlplane.tasks import going_on
 
 __all__ = ["Mirror", "MirrorState", "root_at", "store_chunk"]
@@ -231,7 +231,7 @@ class Mirror:
             own=False,
             vkey=_signed_by(chunk.after.held.note, keys).vkey,
             root=EMPTY,
-            opened_at=max(now, before.opened_at + 1) if before else now,
+            opened_at=opening_time(before, now),
             previous=before.origin if before else "",
         )
         created = await self._store.create_log(log)
@@ -262,8 +262,7 @@ class Mirror:
         if opened.kind is not Kind.OPENED or held is None:
             return f"its first entry is `{opened.kind}`"
         try:
-            name, size_text, root_text = (opened.ref or "").split(" ")
-            size, root = parse_size(size_text), parse_hash(root_text)
+            name, size, root, _ = Checkpoint.of_ref(opened.ref or "")
         except ValueError as error:
             return f"its first entry says {opened.ref!r}: {error}"
         if name != before.origin or size > held.size:

@@ -42,7 +42,7 @@ from controlplane.ledger.news import Wait, look_again
 from controlplane.ledger.note import Note, NoteError, Verifier, verify
 from controlplane.ledger.published import Published, UnreadableLogError
 from controlplane.ledger.tiles import ENTRIES, WIDTH, Tile, TileHashes, decode_bundle, parse_path
-from controlplane.ledger.trust import Trust, origin_hash
+from controlplane.ledger.trust import Trust
 from controlplane.ledger.wire import (
     PULL_BYTES,
     Answered,
@@ -56,7 +56,7 @@ from controlplane.ledger.wire import (
 )
 from controlplane.ledger.witness import Forks, Witness
 from controlplane.settings import Settings
-from controlplane.store.copies import local_mid
+from controlplane.store.copies import local_mid, origin_hash
 from controlplane.store.ledger import Cosigned, Finding, LedgerStore, Log
 
 __all__ = ["PeerServer", "PeerServices", "create_app"]
@@ -256,9 +256,7 @@ class _Handlers:
         now = self._services.clock.now_ms()
         if checkpoint.size > log.size:
             detail = f"{by[0].name} holds {checkpoint.size} entries that we signed; here are {log.size}\n{note}"
-            await self._store.report(
-                Finding(kind=Fault.BEHIND, origin=log.origin, first=-1, last=-1, detail=detail, at=now)
-            )
+            await self._store.report(Finding(kind=Fault.BEHIND, origin=log.origin, detail=detail, at=now))
             _log.error("log_behind", origin=log.origin, size=log.size, mirror=by[0].name, held=checkpoint.size)
             return
         if await self._root(log, checkpoint.size) != checkpoint.root:

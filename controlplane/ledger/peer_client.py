@@ -13,7 +13,6 @@ import msgspec
 
 from controlplane.ledger.checkpoint import CheckpointError, parse_size
 from controlplane.ledger.entries import Row
-from controlplane.ledger.trust import origin_hash
 from controlplane.ledger.wire import (
     MAX_NOTE,
     MAX_REPLY_BYTES,
@@ -27,6 +26,7 @@ from controlplane.ledger.wire import (
     encode,
 )
 from controlplane.settings import Peer, Settings, Witness
+from controlplane.store.copies import origin_hash
 
 __all__ = ["Answer", "LedgerClient", "PeerError", "peer_tls"]
 

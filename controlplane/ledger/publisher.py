@@ -149,9 +149,7 @@ class Publisher:
     async def _report(self, kind: Fault, log: Log, detail: str) -> None:
         _log.error("witness_contradicts", witness=self.name, origin=log.origin, kind=kind.value)
         now = self._clock.now_ms()
-        await self._store.report(
-            Finding(kind=kind, origin=log.origin, first=-1, last=-1, detail=detail, at=now, subject=self.name)
-        )
+        await self._store.report(Finding(kind=kind, origin=log.origin, detail=detail, at=now, subject=self.name))
 
     async def _compare(self, log: Log, answer: Answer, *, same_size: bool) -> None:
         """What the witness serves as its newest against our own tree. One that serves nothing, and refuses our root of its size, is believed so far."""

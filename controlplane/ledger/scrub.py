@@ -25,7 +25,7 @@ from controlplane.ledger.tiles import WIDTH
 from controlplane.ledger.trust import Trust
 from controlplane.settings import Settings
 from controlplane.store.copies import Copies
-from controlplane.store.ledger import Cosigned, Finding, Log
+from controlplane.store.ledger import OPENED_NODE, Cosigned, Finding, Log
 from controlplane.store.ledger_scrub import ScrubStore, StoredCosignature
 from controlplane.tasks import going_on
 
@@ -108,7 +108,7 @@ class Scrub:
 
     def _fault(self, kind: Fault, origin: str, subject: str, detail: str) -> Finding:
         now = self._clock.now_ms()
-        return Finding(kind=kind, origin=origin, first=-1, last=-1, detail=detail, at=now, subject=subject)
+        return Finding(kind=kind, origin=origin, detail=detail, at=now, subject=subject)
 
     def cosignature(self, stored: StoredCosignature) -> str:
         """What is wrong with it; "" for nothing."""
@@ -174,7 +174,7 @@ class Scrub:
         live = {(source.node, source.epoch) for source in await self._store.sources()}
         found: list[Finding] = []
         for node, epoch in await self._store.event_sources():
-            if (node, epoch) in live or (node == "opened"):
+            if (node, epoch) in live or node == OPENED_NODE:
                 continue
             mark = await self._store.covered(dc, node, epoch, sizes)
             beyond = await self._store.ids_between(dc, node, epoch, mark + 1, 2**62)

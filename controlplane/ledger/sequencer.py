@@ -9,7 +9,6 @@ A log ends with its quarter, with its key, or with repair; its successor begins 
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,12 +19,23 @@ from controlplane.domain.events import Event, Kind, commitment, committed_payloa
 from controlplane.errors import StoreUnavailableError
 from controlplane.ids import random_bytes
 from controlplane.ledger.checkpoint import Checkpoint, origin_of, quarter_of
-from controlplane.ledger.merkle import EMPTY, Growth, grow, root_of, root_tiles, tree_root
+from controlplane.ledger.chunk import DamagedCopyError, Edge
+from controlplane.ledger.merkle import EMPTY, Growth, grow, root_of
 from controlplane.ledger.note import Note, Signer, derive
-from controlplane.ledger.tiles import HASH_BYTES, WIDTH, TileHashes, decode_bundle, encode_bundle, tile_hashes
+from controlplane.ledger.tiles import HASH_BYTES, WIDTH, decode_bundle, encode_bundle, tile_hashes
 from controlplane.settings import Settings
 from controlplane.store.committer import Committer
-from controlplane.store.ledger import LEDGER_NODE, LedgerStore, Log, Run, Source, StaleWriterError
+from controlplane.store.copies import Held
+from controlplane.store.ledger import (
+    LEDGER_NODE,
+    OPENED_NODE,
+    LedgerStore,
+    Log,
+    Run,
+    Source,
+    StaleWriterError,
+    opening_time,
+)
 
 __all__ = ["DamagedLogError", "Sequencer", "opened_event"]
 
@@ -34,7 +44,6 @@ _ROUND_ENTRIES = 4_096
 _SOURCES_SECONDS = 1.0
 _SETTLED_SECONDS = 90.0
 """A term that is closed gets no late write after this: its adopter read it again 60 s after it took over."""
-_OPENED_NODE = "opened"
 _SALT_BYTES = 16
 
 Key = tuple[str, int]
@@ -57,7 +66,7 @@ class _Stretch:
 
 def opened_event(dc: str, ordinal: int, ref: str, now_ms: int) -> Event:
     """Entry 0 of the datacenter's log number `ordinal` (from 1): `ref` is the log before as `origin size base64(root)`, or empty."""
-    event = Event(f"{_OPENED_NODE}.{dc}.{ordinal}", 0, "", Kind.OPENED, now_ms, {}, ref=ref, dc=dc, node=_OPENED_NODE)
+    event = Event(f"{OPENED_NODE}.{dc}.{ordinal}", 0, "", Kind.OPENED, now_ms, {}, ref=ref, dc=dc, node=OPENED_NODE)
     event.epoch, event.q, event.salt = ordinal, 1, random_bytes(_SALT_BYTES)
     event.leaf = leaf_bytes(event, commitment(event.salt, committed_payload(event)))
     return event
@@ -88,7 +97,7 @@ class Sequencer:
         self.log: Log
         """As last committed."""
         self._tails: Mapping[int, bytes] = {}
-        self._entries: list[bytes] = []
+        self._entries: Sequence[bytes] = ()
         """Of the last bundle, where it is partial."""
         self._known: dict[Key, int] = {}
         """(node, epoch) → the highest q that is in a log."""
@@ -110,41 +119,23 @@ class Sequencer:
     async def open(self) -> Log:
         """Take over the newest log, or open the first; finish a change of logs that was begun. Raises DamagedLogError, StaleWriterError."""
         logs = await self._store.logs(own=True, dc=self._settings.datacenter)
-        if not logs:
-            log = await self._create(None, 1)
-        else:
-            log = logs[-1]
-            if log.next:
-                log = await self._create(log, len(logs) + 1)
+        log = logs[-1] if logs else None
+        if log is None or log.next:
+            log = await self._create(log)
         await self._load(await self._store.take_term(log.origin, self._term))
         return self.log
 
     async def _load(self, log: Log) -> None:
         signer = Signer.log(log.origin, self._key)
         self.log, self._signer, self._known = log, signer, dict(log.marks)
-        places = [(tile.level, tile.index) for tile in root_tiles(log.size)]
-        tiles = await self._store.tiles(log.origin, places)
-        tails: dict[int, bytes] = {}
-        for level, index in places:
-            width = (log.size >> 8 * level) % WIDTH
-            if width:
-                tails[level] = tiles.get((level, index), b"")[: width * HASH_BYTES]
-        self._tails = tails
-        self._entries = []
-        if width := log.size % WIDTH:
-            data = await self._store.bundle(log.origin, log.size // WIDTH)
-            try:
-                self._entries = decode_bundle(data or b"")[:width]
-            except ValueError as error:
-                raise DamagedLogError(f"{log.origin}: the last bundle cannot be read: {error}") from None
+        held = Held(log.size, log.root, log.frontier, log.checkpoint)
         try:
-            sound = tree_root(log.size, TileHashes(tiles).read) == log.root
-        except LookupError:
-            sound = False
-        if not sound or tile_hashes(self._entries) != tails.get(0, b""):
-            raise DamagedLogError(f"{log.origin}: the stored tiles do not lead to the root of its {log.size} entries")
+            edge = await Edge.load(self._store, log.origin, held)
+        except DamagedCopyError as error:
+            raise DamagedLogError(str(error)) from None
+        self._tails, self._entries = edge.tails, edge.entries
 
-    async def _create(self, before: Log | None, ordinal: int) -> Log:
+    async def _create(self, before: Log | None) -> Log:
         settings = self._settings
         now = self._clock.now_ms()
         origin = before.next if before else origin_of(settings.ledger_domain, settings.datacenter, quarter_of(now))
@@ -157,11 +148,11 @@ class Sequencer:
             root=EMPTY,
             marks=before.marks if before else {},
             late=before.late if before else (),
-            opened_at=max(now, before.opened_at + 1 if before else 0),
+            opened_at=opening_time(before, now),
             previous=before.origin if before else "",
         )
         created = await self._store.create_log(log)
-        _log.info("log_opened", origin=origin, ordinal=ordinal, by_another=not created)
+        _log.info("log_opened", origin=origin, by_another=not created)
         return log if created else await self._store.take_term(origin, self._term)
 
     async def seal(self, reason: str, ended: Log | None = None) -> Log:
@@ -175,8 +166,7 @@ class Sequencer:
             raise StaleWriterError(f"{old.origin} was moved by somebody else")
         self._at("sealed")
         _log.info("log_sealed", origin=old.origin, size=sealed.size, reason=reason, next=sealed.next)
-        logs = await self._store.logs(own=True, dc=self._settings.datacenter)
-        await self._load(await self._create(sealed, len(logs) + 1))
+        await self._load(await self._create(sealed))
         return self.log
 
     async def _free_origin(self) -> str:
@@ -278,7 +268,7 @@ class Sequencer:
         live = {(source.node, source.epoch) for source in self._sources}
         marks = {key: q for key, q in self._known.items() if key in live}
         for item in stretches:
-            if not item.late and item.node != _OPENED_NODE:
+            if not item.late and item.node != OPENED_NODE:
                 marks[item.node, item.epoch] = item.q + len(item.leaves) - 1
         return marks
 
@@ -352,12 +342,12 @@ class Sequencer:
 
     async def _opening(self) -> _Stretch:
         before = await self._store.log(self.log.previous) if self.log.previous else None
-        ref = f"{before.origin} {before.size} {base64.b64encode(before.root).decode()}" if before else ""
+        ref = Checkpoint(before.origin, before.size, before.root).ref if before else ""
         ordinal = [log.origin for log in await self._store.logs(own=True, dc=self.log.dc)].index(self.log.origin) + 1
         event = opened_event(self.log.dc, ordinal, ref, self._clock.now_ms())
         if await self._store.put_events([event]):
             event = (await self._store.events([(event.mid, 0)]))[event.id]
-        return _Stretch(_OPENED_NODE, ordinal, 1, [event.leaf])
+        return _Stretch(OPENED_NODE, ordinal, 1, [event.leaf])
 
     async def _late(self) -> list[_Stretch]:
         found = []

@@ -30,7 +30,7 @@ from controlplane.ledger.wire import Ask, Listed
 from controlplane.ledger.witness import Forks
 from controlplane.settings import Settings
 from controlplane.store.copies import Copies, Held
-from controlplane.store.ledger import Finding, LedgerStore, Log, StaleWriterError
+from controlplane.store.ledger import Finding, LedgerStore, Log, StaleWriterError, opening_time
 from controlplane.tasks import going_on
 
 __all__ = ["Heard", "Hearing", "RestoredError", "StartRule"]
@@ -147,8 +147,6 @@ class StartRule:
                 Finding(
                     kind=Fault.FORK if heard.forked else Fault.BEHIND,
                     origin=heard.origin,
-                    first=-1,
-                    last=-1,
                     detail=f"{heard.by} has {heard.size} entries\n{heard.note}",
                     at=self._clock.now_ms(),
                     state=state,
@@ -288,7 +286,7 @@ class StartRule:
             own=True,
             vkey=self._trust.own_key(origin).vkey,
             root=EMPTY,
-            opened_at=max(now, before.opened_at + 1) if before else now,
+            opened_at=opening_time(before, now),
             previous=name,
         )
         await self._store.create_log(log)

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 from typing import Literal
 
 from controlplane.ledger.note import COSIGNATURE, ED25519, Signer, Verifier, derive
 from controlplane.settings import Peer, Settings
 
-__all__ = ["Trust", "cosigner", "cosigner_name", "origin_hash"]
+__all__ = ["Trust", "cosigner", "cosigner_name"]
 
 CosignerRole = Literal["witness", "mirror"]
-
-
-def origin_hash(origin: str) -> str:
-    """How a log stands in URLs: hex(SHA-256(origin))."""
-    return hashlib.sha256(origin.encode()).hexdigest()
 
 
 def cosigner_name(domain: str, dc: str, role: CosignerRole) -> str:

@@ -52,8 +52,6 @@ class Forks:
         finding = Finding(
             kind="fork",
             origin=held.origin,
-            first=-1,
-            last=-1,
             detail="\n".join(filter(None, (held_note, other_note, proof))),
             at=self._clock.now_ms(),
             subject=f"{other.size} {base64.b64encode(other.root).decode()}",

@@ -26,12 +26,12 @@ from pymongo.errors import DuplicateKeyError
 from controlplane.domain.events import Event, Kind
 from controlplane.errors import StoreUnavailableError
 from controlplane.store.client import Database, Document, border
-from controlplane.store.events import from_document
+from controlplane.store.events import from_document, of_message
 from controlplane.store.leases import CLOSED, RELEASED
 from controlplane.store.ledger import LEASE, LEDGER_NODE, LOGS, LedgerStore, Log
 from controlplane.store.schema import EVENTS, TERMS
 
-__all__ = ["Copies", "Erasure", "Held", "Witnessed", "local_id", "local_mid"]
+__all__ = ["Copies", "Erasure", "Held", "Witnessed", "local_id", "local_mid", "origin_hash"]
 
 _log = structlog.get_logger()
 WITNESSED = "ledger_witnessed"
@@ -146,7 +146,7 @@ class Copies:
                     {"_id": origin, "forked": {"$ne": True}},
                     {
                         "$set": {"forked": True},
-                        "$setOnInsert": {"hash": _hash(origin), "size": 0, "root": b"", "note": ""},
+                        "$setOnInsert": {"hash": origin_hash(origin), "size": 0, "root": b"", "note": ""},
                     },
                     upsert=True,
                 )
@@ -173,7 +173,7 @@ class Copies:
         fields = {"size": new.size, "root": new.root, "note": new.note}
         with border():
             if old is None:
-                document = {"_id": new.origin, "hash": _hash(new.origin), "forked": False, **fields}
+                document = {"_id": new.origin, "hash": origin_hash(new.origin), "forked": False, **fields}
                 try:
                     await self._witnessed.insert_one(document)
                 except DuplicateKeyError:
@@ -245,7 +245,7 @@ class Copies:
             await self._conflicts.update_one(
                 {"_id": moved}, {"$set": {"mid": event.mid, "dc": event.dc}, "$min": {"k": event.k}}, upsert=True
             )
-            later = {**_of_message(event.mid), "dc": event.dc, "k": {"$gt": event.k}}
+            later = {**of_message(event.mid), "dc": event.dc, "k": {"$gt": event.k}}
             documents = await self._events.find(later).to_list()
         await self._store.put_events([_renamed(event), *(_renamed(from_document(each)) for each in documents)])
         if documents:
@@ -285,10 +285,10 @@ class Copies:
             for mid, _, _ in places:
                 kept = {"kind": {"$ne": Kind.ERASED.value}, "data": {"$ne": None}}
                 gone = {"$set": {"data": None, "salt": None}, "$unset": {"cids": ""}}
-                updates.append({"q": {**_of_message(mid), **kept}, "u": gone, "multi": True})
+                updates.append({"q": {**of_message(mid), **kept}, "u": gone, "multi": True})
                 if erasure.tenant:  # of events that came without their payload, this alone says whose they are
                     whose = {"$set": {"t": erasure.tenant}}
-                    updates.append({"q": {**_of_message(mid), "t": ""}, "u": whose, "multi": True})
+                    updates.append({"q": {**of_message(mid), "t": ""}, "u": whose, "multi": True})
         command = {"update": EVENTS, "writeConcern": self._database.write_concern.document, "updates": updates}
         with border():
             reply = await self._database.command(command)
@@ -329,7 +329,8 @@ class Copies:
             await self._database[LEASE].update_one({"_id": dc, "term": {"$lt": ledger}}, {"$set": {"term": ledger}})
 
 
-def _hash(origin: str) -> str:
+def origin_hash(origin: str) -> str:
+    """How a log stands in URLs: hex(SHA-256(origin))."""
     return hashlib.sha256(origin.encode()).hexdigest()
 
 
@@ -337,10 +338,6 @@ def _witnessed(document: Document) -> Witnessed:
     return Witnessed(
         document["_id"], document["size"], bytes(document["root"]), document["note"], bool(document["forked"])
     )
-
-
-def _of_message(mid: str) -> Document:
-    return {"mid": mid, "_id": {"$gte": f"{mid}:", "$lt": f"{mid};"}}
 
 
 def _renamed(event: Event) -> Event:

@@ -16,7 +16,7 @@ from controlplane.domain.message import Message, Status, fold
 from controlplane.store.client import Database, Document, border
 from controlplane.store.schema import EVENTS
 
-__all__ = ["EventReader", "ListFilter", "Page", "from_document", "to_document"]
+__all__ = ["EventReader", "ListFilter", "Page", "from_document", "of_message", "to_document"]
 
 _log = structlog.get_logger()
 _CHUNK = 200
@@ -102,7 +102,8 @@ def _readable(events: list[Event]) -> Message | None:
         return None
 
 
-def _of_message(mid: str) -> Document:
+def of_message(mid: str) -> Document:
+    """The query for all events of a message."""
     # `mid` targets one shard; the range on `_id` needs no index of its own.
     return {"mid": mid, "_id": {"$gte": f"{mid}:", "$lt": f"{mid};"}}
 
@@ -118,7 +119,7 @@ class EventReader:
     async def load(self, mid: str) -> list[Event]:
         """All events of one message in order of k; empty when there is none."""
         with border():
-            documents = await self._events.find(_of_message(mid)).to_list()
+            documents = await self._events.find(of_message(mid)).to_list()
         events = sorted(map(from_document, documents), key=lambda event: event.k)
         first, second, _ = mid.partition("@")
         if second and events and events[0].k:  # another datacenter's story (store.copies), the same up to there
@@ -131,7 +132,7 @@ class EventReader:
         wanted = list(mids)
         found: dict[str, list[Event]] = {}
         for start in range(0, len(wanted), _CHUNK):
-            ranges = [_of_message(mid) for mid in wanted[start : start + _CHUNK]]
+            ranges = [of_message(mid) for mid in wanted[start : start + _CHUNK]]
             with border():
                 documents = await self._events.find({"$or": ranges}).to_list()
             events = sorted(map(from_document, documents), key=lambda event: (event.mid, event.k))
@@ -216,7 +217,7 @@ class EventReader:
         erased = 0
         for start in range(0, len(mids), _CHUNK):
             query = {
-                "$or": [_of_message(mid) for mid in mids[start : start + _CHUNK]],
+                "$or": [of_message(mid) for mid in mids[start : start + _CHUNK]],
                 "kind": {"$ne": Kind.ERASED.value},
                 "data": {"$ne": None},
             }

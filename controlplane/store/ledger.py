@@ -16,7 +16,7 @@ so that a write which arrives late never replaces what a later round has written
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -32,6 +32,7 @@ __all__ = [
     "BUNDLES",
     "LEDGER_NODE",
     "LOGS",
+    "OPENED_NODE",
     "RUNS",
     "TILES",
     "Cosigned",
@@ -41,6 +42,7 @@ __all__ = [
     "Run",
     "Source",
     "StaleWriterError",
+    "opening_time",
 ]
 
 LOGS = "ledger_logs"
@@ -53,6 +55,8 @@ FINDINGS = "ledger_findings"
 REPAIRS = "ledger_repairs"
 LEDGER_NODE = "ledger"
 """The `n` of the events that the ledger itself writes."""
+OPENED_NODE = "opened"
+"""The `n` of the first entry of each log; its `e` is the log's number in its datacenter."""
 
 _DUPLICATE_KEY = 11000
 _CHUNK = 500
@@ -155,6 +159,23 @@ class Run:
         """`<log>|<node>:<epoch>|<q>`."""
         return f"{self.log}|{self.node}:{self.epoch}|{self.q:012d}"
 
+    def document(self) -> Document:
+        """As stored, but for its `_id` and `ver`."""
+        return {
+            "log": self.log,
+            "dc": self.dc,
+            "n": self.node,
+            "e": self.epoch,
+            "q": self.q,
+            "count": self.count,
+            "index": self.index,
+        }
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        """As read. KeyError for what is no run."""
+        return cls(*(document[name] for name in ("log", "dc", "n", "e", "q", "count", "index")))
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -180,6 +201,11 @@ class Cosigned:
     at: int
     """ms since the epoch, of this machine."""
 
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        """As read. KeyError for what is no cosignature."""
+        return cls(**{name.name: document[name.name] for name in fields(cls)})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -188,8 +214,8 @@ class Finding:
     kind: str
     """One of controlplane.ledger.repair's classes."""
     origin: str
-    first: int
-    last: int
+    first: int = -1
+    last: int = -1
     """Indices of the entries concerned, both inclusive; -1 where it is about none."""
     detail: str
     at: int
@@ -202,6 +228,16 @@ class Finding:
     def id(self) -> str:
         """One document for one fault, however often it is found."""
         return f"{self.kind}|{self.origin}|{self.first}|{self.last}|{self.subject}"
+
+    @classmethod
+    def of(cls, document: Document) -> Self:
+        """As read."""
+        return cls(**{name.name: document[name.name] for name in fields(cls)})
+
+
+def opening_time(before: Log | None, now_ms: int) -> int:
+    """`opened_at` of the log that follows `before`: logs are told in order by it, whatever the clock does."""
+    return max(now_ms, before.opened_at + 1) if before else now_ms
 
 
 class LedgerStore:
@@ -317,18 +353,7 @@ class LedgerStore:
         await self._put(
             RUNS,
             ver,
-            {
-                run.id: {
-                    "log": run.log,
-                    "dc": run.dc,
-                    "n": run.node,
-                    "e": run.epoch,
-                    "q": run.q,
-                    "count": run.count,
-                    "index": run.index,
-                }
-                for run in runs
-            },
+            {run.id: run.document() for run in runs},
         )
 
     async def _put(self, collection: str, ver: int, documents: Mapping[str, Document]) -> None:
@@ -384,20 +409,6 @@ class LedgerStore:
                     found[int(level), int(index)] = bytes(document["data"])
         return found
 
-    async def put_back(self, origin: str, bundles: Mapping[int, bytes], tiles: Mapping[tuple[int, int], bytes]) -> None:
-        """Repair: replace content by content that was verified. Never for what a round may be writing just now: the last bundle and tiles of an open log."""
-        with border():
-            for index, data in bundles.items():
-                await self._bundles.update_one(
-                    {"_id": f"{origin}|{index}"}, {"$set": {"data": data}, "$setOnInsert": {"ver": 0}}, upsert=True
-                )
-            for (level, index), data in tiles.items():
-                await self._tiles.update_one(
-                    {"_id": f"{origin}|{level}|{index}"},
-                    {"$set": {"data": data}, "$setOnInsert": {"ver": 0}},
-                    upsert=True,
-                )
-
     async def covered(self, dc: str, node: str, epoch: int, sizes: Mapping[str, int]) -> int:
         """The highest q of (node, epoch) that the first `sizes[origin]` entries of these logs hold; 0 for none. Drafts and cut-off ends do not count."""
         query = {"dc": dc, "n": node, "e": epoch}
@@ -413,11 +424,7 @@ class LedgerStore:
         query = {"dc": dc, "n": node, "e": epoch, "q": {"$lte": q}}
         with border():
             documents = await self._runs.find(query).sort([("q", DESCENDING)]).limit(8).to_list()
-        return [
-            Run(d["log"], d["dc"], d["n"], d["e"], d["q"], d["count"], d["index"])
-            for d in documents
-            if d["q"] + d["count"] > q
-        ]
+        return [run for run in map(Run.of, documents) if run.q + run.count > q]
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -473,11 +480,6 @@ class LedgerStore:
             ).to_list()
         return {d["q"]: bytes(d["leaf"]) for d in documents}
 
-    async def count_events(self, dc: str, node: str, epoch: int, upto: int) -> int:
-        """How many events of a term have q ≤ `upto`."""
-        with border():
-            return await self._events.count_documents({"n": node, "e": epoch, "q": {"$lte": upto}, "dc": dc})
-
     async def events(self, ids: Sequence[tuple[str, int]]) -> dict[str, Event]:
         """`<mid>:<k>` → event, of those that are there. A document that is no event any more is absent."""
         found: dict[str, Event] = {}
@@ -514,28 +516,15 @@ class LedgerStore:
             taken += [documents[item["index"]]["_id"] for item in errors]
         return taken
 
-    async def replace_event(self, event: Event) -> None:
-        """Repair: put a verified event where a damaged or missing one was."""
-        with border():
-            await self._events.replace_one({"_id": event.id, "mid": event.mid}, to_document(event), upsert=True)
-
     # -- cosignatures --------------------------------------------------------------------------------------------------
 
     async def save_cosignature(self, cosigned: Cosigned) -> None:
         """Keep it if it is the newest of that cosigner over that log."""
-        fields = {
-            "origin": cosigned.origin,
-            "cosigner": cosigned.cosigner,
-            "role": cosigned.role,
-            "size": cosigned.size,
-            "note": cosigned.note,
-            "at": cosigned.at,
-        }
         with border():
             try:
                 await self._cosignatures.update_one(
                     {"_id": f"{cosigned.origin}|{cosigned.cosigner}", "size": {"$lte": cosigned.size}},
-                    {"$set": fields},
+                    {"$set": asdict(cosigned)},
                     upsert=True,
                 )
             except DuplicateKeyError:
@@ -545,31 +534,17 @@ class LedgerStore:
         """Of one log, or of all."""
         with border():
             documents = await self._cosignatures.find({"origin": origin} if origin else {}).to_list()
-        return [
-            Cosigned(
-                origin=d["origin"],
-                cosigner=d["cosigner"],
-                role=d["role"],
-                size=d["size"],
-                note=d["note"],
-                at=d["at"],
-            )
-            for d in documents
-        ]
+        return list(map(Cosigned.of, documents))
 
     # -- findings and repairs ------------------------------------------------------------------------------------------
 
     async def report(self, finding: Finding) -> None:
         """Write a finding down; one that is found again keeps the time of its first finding."""
-        fields = {"kind": finding.kind, "origin": finding.origin, "first": finding.first, "last": finding.last}
+        found = asdict(finding)
+        at = found.pop("at")
         with border():
             await self._findings.update_one(
-                {"_id": finding.id},
-                {
-                    "$set": {**fields, "detail": finding.detail, "state": finding.state, "subject": finding.subject},
-                    "$setOnInsert": {"at": finding.at},
-                },
-                upsert=True,
+                {"_id": finding.id}, {"$set": found, "$setOnInsert": {"at": at}}, upsert=True
             )
 
     async def findings(self, state: str | None = None) -> list[Finding]:
@@ -581,19 +556,7 @@ class LedgerStore:
                 .limit(1000)
                 .to_list()
             )
-        return [
-            Finding(
-                kind=d["kind"],
-                origin=d["origin"],
-                first=d["first"],
-                last=d["last"],
-                detail=d["detail"],
-                at=d["at"],
-                state=d["state"],
-                subject=d["subject"],
-            )
-            for d in documents
-        ]
+        return list(map(Finding.of, documents))
 
     async def ask_repair(self, identity: str, request: Mapping[str, Any]) -> None:
         """Queue a repair for whoever leads: `at`, `dry_run`, `by`; its report is written into the same document."""

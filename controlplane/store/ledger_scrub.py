@@ -5,7 +5,6 @@ Whatever replaces something here says what it has seen there before: a round tha
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,8 @@ from pymongo.errors import DuplicateKeyError
 
 from controlplane.domain.events import Event, Kind
 from controlplane.store.client import Document, border
-from controlplane.store.copies import WITNESSED, Witnessed
-from controlplane.store.events import from_document, to_document
+from controlplane.store.copies import WITNESSED, Witnessed, origin_hash
+from controlplane.store.events import from_document, of_message, to_document
 from controlplane.store.ledger import BUNDLES, COSIGNATURES, RUNS, TILES, Cosigned, LedgerStore, Log, Run
 
 __all__ = ["Blob", "ScrubStore", "StoredCosignature", "StoredRun"]
@@ -59,7 +58,7 @@ def _data(document: Document) -> Blob:
 
 def _stored_run(d: Document) -> StoredRun | None:
     try:
-        run = Run(d["log"], d["dc"], d["n"], d["e"], d["q"], d["count"], d["index"])
+        run = Run.of(d)
     except KeyError:
         return None
     numbers = (run.epoch, run.q, run.count, run.index)
@@ -260,17 +259,7 @@ class ScrubStore(LedgerStore):
             for identity in remove:
                 await self._runs.delete_one({"_id": identity})
             for run in put:
-                fields = {
-                    "log": run.log,
-                    "dc": run.dc,
-                    "n": run.node,
-                    "e": run.epoch,
-                    "q": run.q,
-                    "count": run.count,
-                    "index": run.index,
-                    "ver": ver,
-                }
-                await self._runs.replace_one({"_id": run.id}, fields, upsert=True)
+                await self._runs.replace_one({"_id": run.id}, {**run.document(), "ver": ver}, upsert=True)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
@@ -331,9 +320,7 @@ class ScrubStore(LedgerStore):
         """The `erased` events of these messages, by mid."""
         found: dict[str, Event] = {}
         for start in range(0, len(mids), _CHUNK // 5):
-            ranges = [
-                {"mid": mid, "_id": {"$gte": f"{mid}:", "$lt": f"{mid};"}} for mid in mids[start : start + _CHUNK // 5]
-            ]
+            ranges = [of_message(mid) for mid in mids[start : start + _CHUNK // 5]]
             with border():
                 async for document in self._events.find({"$or": ranges, "kind": Kind.ERASED.value}):
                     if (event := _event(document)) is not None:
@@ -376,10 +363,9 @@ class ScrubStore(LedgerStore):
     async def replace_witnessed(self, new: Witnessed) -> None:
         """Repair: what our witness remembers of a log, made again from what the log signed."""
         fields = {"size": new.size, "root": new.root, "note": new.note, "forked": new.forked}
-        digest = hashlib.sha256(new.origin.encode()).hexdigest()
         with border():
             await self._database[WITNESSED].update_one(
-                {"_id": new.origin}, {"$set": {**fields, "hash": digest}}, upsert=True
+                {"_id": new.origin}, {"$set": {**fields, "hash": origin_hash(new.origin)}}, upsert=True
             )
 
     async def scrub_state(self, dc: str) -> Mapping[str, int | str]:
@@ -395,9 +381,7 @@ class ScrubStore(LedgerStore):
 
 def _cosigned(d: Document) -> Cosigned | None:
     try:
-        found = Cosigned(
-            origin=d["origin"], cosigner=d["cosigner"], role=d["role"], size=d["size"], note=d["note"], at=d["at"]
-        )
+        found = Cosigned.of(d)
     except KeyError:
         return None
     texts = (found.origin, found.cosigner, found.role, found.note)

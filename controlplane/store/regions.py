@@ -11,6 +11,7 @@ from pymongo.errors import DuplicateKeyError
 
 from controlplane.domain.events import Kind
 from controlplane.store.client import Database, Document, border
+from controlplane.store.events import of_message
 from controlplane.store.ledger import RUNS
 from controlplane.store.schema import EVENTS
 
@@ -110,7 +111,7 @@ class RegionStore:
         """Those of these messages that are certainly final, told by few and small documents: nearly all messages are. Others may be final too."""
         single = {item.mid for item in taken if item.parts == 1}
         query = {
-            "$or": [{"mid": item.mid, "_id": {"$gte": f"{item.mid}:", "$lt": f"{item.mid};"}} for item in taken],
+            "$or": [of_message(item.mid) for item in taken],
             "kind": {"$in": [kind.value for kind in (*_ENDS, *_ENDS_A_PART)]},
         }
         sure = {kind.value for kind in _ENDS}

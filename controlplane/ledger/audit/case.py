@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from controlplane.domain.events import Event, leaf_hash
 from controlplane.errors import ConfigError
 from controlplane.ledger.check import Fault, Ranges, decode_some
-from controlplane.ledger.checkpoint import Checkpoint, CheckpointError, parse_hash, parse_size
+from controlplane.ledger.checkpoint import Checkpoint, CheckpointError
 from controlplane.ledger.entries import event_of, place_of
 from controlplane.ledger.note import NoteError, Verifier, parse_note, verify
 from controlplane.ledger.proven import Proven
@@ -133,9 +133,8 @@ async def _openings(store: ScrubStore, origins: Sequence[str]) -> dict[str, Open
 def opening_of(leaf: bytes) -> Opening | None:
     """What a log's first entry commits to; None for nothing."""
     try:
-        name, size, root = (event_of(leaf, None, None).ref or "").split(" ")
-        return name, parse_size(size), parse_hash(root)
-    except (ValueError, CheckpointError):
+        return Checkpoint.of_ref(event_of(leaf, None, None).ref or "")[:3]
+    except ValueError:
         return None
 
 

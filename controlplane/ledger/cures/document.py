@@ -19,7 +19,7 @@ from controlplane.ledger.scrub import Scrub
 from controlplane.ledger.tiles import WIDTH
 from controlplane.ledger.trust import cosigner
 from controlplane.store.copies import Witnessed
-from controlplane.store.ledger import Finding, Log, StaleWriterError
+from controlplane.store.ledger import Finding, Log, StaleWriterError, opening_time
 
 __all__ = ["DocumentCures"]
 
@@ -84,7 +84,7 @@ class DocumentCures:
             return {"previous": opening[0] if opening else ""}
         if name == "opened_at":
             before = case.holdings.logs.get(opening[0] if opening else "")
-            return {"opened_at": before.opened_at + 1 if before else 0}
+            return {"opened_at": opening_time(before, 0)}
         if name in ("state", "next"):
             followers = [each.origin for each in case.holdings.logs.values() if each.previous == log.origin]
             seen = await case.copies.witnessed(log.origin)
@@ -161,7 +161,7 @@ class DocumentCures:
             root=checkpoint.root,
             frontier=frontier,
             checkpoint=note if own else self._held(note),
-            opened_at=before.opened_at + 1 if before else 0,
+            opened_at=opening_time(before, 0),
             previous=opening[0] if opening else "",
             next=followers[0].origin if followers else "",
             seal="quarter" if followers and own else "",

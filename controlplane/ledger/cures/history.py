@@ -16,12 +16,11 @@ from controlplane.ledger.merkle import EMPTY
 from controlplane.ledger.note import Note, Signer, derive
 from controlplane.ledger.proven import Proven, locate
 from controlplane.ledger.tiles import WIDTH
-from controlplane.store.ledger import Finding, StaleWriterError
+from controlplane.store.ledger import OPENED_NODE, Finding, StaleWriterError
 
 __all__ = ["HistoryCures"]
 
 _ROWS = 256
-_OPENED = "opened"
 
 
 class HistoryCures:
@@ -174,7 +173,7 @@ class HistoryCures:
         for node, epoch in await bench.store.run_sources(log.dc):
             covered = await bench.store.covered(log.dc, node, epoch, sizes)
             done = holdings.completed.get((node, epoch))
-            if node != _OPENED and (done is None or done > covered):
+            if node != OPENED_NODE and (done is None or done > covered):
                 marks[node, epoch] = covered
                 if done is not None:
                     await bench.store.reopen(node, epoch)
@@ -200,7 +199,7 @@ class HistoryCures:
             except ValueError:
                 continue
             term = (place.n, place.e)
-            if place.n == _OPENED:
+            if place.n == OPENED_NODE:
                 continue
             if term not in covered:
                 covered[term] = await self._bench.store.covered(log.dc, *term, sizes)

@@ -19,8 +19,9 @@ from controlplane.ledger.note import Note, Signer, Verifier, derive, parse_note,
 from controlplane.ledger.peer_client import LedgerClient, PeerError
 from controlplane.ledger.publisher import Publisher, WitnessRefusedError, request_body
 from controlplane.ledger.tiles import TileHashes
-from controlplane.ledger.trust import Trust, origin_hash
+from controlplane.ledger.trust import Trust
 from controlplane.settings import Settings
+from controlplane.store.copies import origin_hash
 from tests.simulators.ledgers import Site, peer_of, public_key, seed_of, site, two_sites
 
 ORIGIN = "sms.example/ledger/fra/2026q4"
