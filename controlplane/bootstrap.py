@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
 import structlog
 
-from controlplane import garbage
 from controlplane.api.app import create_app
 from controlplane.api.peers import Peers
 from controlplane.api.server import Server
@@ -29,7 +26,7 @@ from controlplane.dispatch.owner import Owner
 from controlplane.dispatch.region import RegionAdopter
 from controlplane.dispatch.tenure import Tenure
 from controlplane.domain.catalog import Connector, Snapshot
-from controlplane.errors import ConfigError, StoreUnavailableError
+from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.published import Published
 from controlplane.ledger.standing import Standing
 from controlplane.ledger.watermark import Watermark
@@ -37,6 +34,7 @@ from controlplane.receipts.correlate import Correlator
 from controlplane.receipts.inbound import Inbound
 from controlplane.receipts.ingest import Ingest
 from controlplane.routing import StaticRouter
+from controlplane.serving import listen, serve
 from controlplane.settings import Settings
 from controlplane.smpp.pdu import DataSm, DeliverSm
 from controlplane.store.book import Book, Listener
@@ -57,7 +55,6 @@ from controlplane.store.seal import Seal
 from controlplane.store.slots import Slots
 from controlplane.telemetry.logs import configure
 from controlplane.telemetry.metrics import Metrics
-from controlplane.telemetry.service import notify
 
 __all__ = ["Node", "run_node"]
 
@@ -342,39 +339,14 @@ class Node:
         self._lock.release()
 
 
-def _listen(settings: Settings) -> socket.socket:
-    try:
-        return socket.create_server((settings.host, settings.port), backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). "
-            "Stop what uses the port, or set HELIOGRAPH_PORT to another one."
-        ) from error
-
-
 async def run_node(settings: Settings) -> None:
     """`heliograph node`: serve until SIGTERM or SIGINT, then stop in order."""
     configure(settings.log_level, as_json=settings.log_json)
-    listener = _listen(settings)
+    listener = listen(settings, backlog=2048)
     node = await Node.open(settings)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    server = Server(node.app, settings)
     _log.info("node_starting", node=settings.node, epoch=node.lease.epoch, address=f"{settings.host}:{settings.port}")
     try:
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(node.run(stop))
-            serving = group.create_task(server.run_on(listener))
-            collecting = group.create_task(garbage.collect())
-            notify("READY=1")
-            await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
-            stop.set()
-            notify("STOPPING=1")
-            await running
-            server.should_exit = True
-            collecting.cancel()
+        await serve(node.run, Server(node.app, settings), listener)
     finally:
         await node.close()
         _log.info("node_stopped", node=settings.node, epoch=node.lease.epoch)

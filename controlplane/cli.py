@@ -23,6 +23,7 @@ from controlplane.cluster_command import cluster
 from controlplane.domain.message import FINAL
 from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.ledger_command import ledger
+from controlplane.options import DATA, AsJson, Data, Url
 from controlplane.region_adopt_command import region
 from controlplane.region_command import seed, verify
 
@@ -45,11 +46,6 @@ app.command()(verify)
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
-
-Url = Annotated[str | None, typer.Option("--url", help="Of the node; else HELIOGRAPH_URL, else the local one.")]
-Data = Annotated[Path, typer.Option("--data", help="Data directory of a local `heliograph up`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_DATA = Path("data")
 
 
 def _print(value: Any) -> None:
@@ -75,7 +71,7 @@ def node() -> None:
 
 @app.command()
 def up(
-    data: Annotated[Path, typer.Option(help="Where everything is kept; survives a restart.")] = _DATA,
+    data: Annotated[Path, typer.Option(help="Where everything is kept; survives a restart.")] = DATA,
     host: Annotated[str, typer.Option(help="Address of the API.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8080,
     mongo_port: Annotated[int, typer.Option(min=1, max=65535)] = 27117,
@@ -102,7 +98,7 @@ def send(
     wait: Annotated[float, typer.Option(help="Wait so many seconds for the final status.")] = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run")] = False,
     url: Url = None,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Send one message."""
@@ -129,7 +125,7 @@ def _show(message: dict[str, Any], *, as_json: bool) -> None:
 
 
 @messages.command("get")
-def get_message(message_id: str, url: Url = None, data: Data = _DATA, as_json: AsJson = False) -> None:
+def get_message(message_id: str, url: Url = None, data: Data = DATA, as_json: AsJson = False) -> None:
     """One message with its timeline."""
     _show(Client(url, None, data).call("GET", f"/v1/messages/{message_id}"), as_json=as_json)
 
@@ -142,7 +138,7 @@ def list_messages(
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     cursor: Annotated[str | None, typer.Option()] = None,
     url: Url = None,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """The newest messages."""
@@ -157,7 +153,7 @@ def list_messages(
 
 
 @messages.command("cancel")
-def cancel_message(message_id: str, url: Url = None, data: Data = _DATA, as_json: AsJson = False) -> None:
+def cancel_message(message_id: str, url: Url = None, data: Data = DATA, as_json: AsJson = False) -> None:
     """Cancel a message that has not been sent."""
     _show(Client(url, None, data).call("POST", f"/v1/messages/{message_id}/cancel"), as_json=as_json)
 
@@ -190,7 +186,7 @@ def _resource(noun: str, key: str, columns: tuple[str, ...], *, readable: bool =
     path = f"/v1/{noun}"
 
     @commands.command("list")
-    def list_all(url: Url = None, data: Data = _DATA, as_json: AsJson = False) -> None:
+    def list_all(url: Url = None, data: Data = DATA, as_json: AsJson = False) -> None:
         """All of them."""
         answer = Client(url, None, data, admin=True).call("GET", path)
         _print(answer) if as_json else _table(answer["data"], columns)
@@ -199,13 +195,13 @@ def _resource(noun: str, key: str, columns: tuple[str, ...], *, readable: bool =
     def add(
         values: Annotated[list[str], typer.Argument(help="name=value …; docs/api.md has the fields.")],
         url: Url = None,
-        data: Data = _DATA,
+        data: Data = DATA,
     ) -> None:
         """Create one."""
         _print(Client(url, None, data, admin=True).call("POST", path, _values(values)))
 
     @commands.command("remove")
-    def remove(identity: str, url: Url = None, data: Data = _DATA) -> None:
+    def remove(identity: str, url: Url = None, data: Data = DATA) -> None:
         """Delete one."""
         Client(url, None, data, admin=True).call("DELETE", f"{path}/{identity}")
         out.print(f"Removed {identity}.")
@@ -214,12 +210,12 @@ def _resource(noun: str, key: str, columns: tuple[str, ...], *, readable: bool =
         return commands
 
     @commands.command("get")
-    def get(identity: str, url: Url = None, data: Data = _DATA) -> None:
+    def get(identity: str, url: Url = None, data: Data = DATA) -> None:
         """One of them."""
         _print(Client(url, None, data, admin=True).call("GET", f"{path}/{identity}"))
 
     @commands.command("set")
-    def replace_one(identity: str, values: list[str], url: Url = None, data: Data = _DATA) -> None:
+    def replace_one(identity: str, values: list[str], url: Url = None, data: Data = DATA) -> None:
         """Change fields of one."""
         client = Client(url, None, data, admin=True)
         now = client.call("GET", f"{path}/{identity}")

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from controlplane.client import ApiError, Client, UnreachableError
 from controlplane.errors import ConfigError
+from controlplane.options import DATA, AsJson, Data, Url
 
 __all__ = ["follow", "ledger", "told"]
 
@@ -31,9 +32,6 @@ ledger = typer.Typer(invoke_without_command=True, help="Run one ledger; or look 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
-Url = Annotated[str | None, typer.Option("--url", help="Of a node; else HELIOGRAPH_URL, else the local one.")]
-Data = Annotated[Path, typer.Option("--data", help="Data directory of a local `heliograph up`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Keys = Annotated[
     list[str] | None,
     typer.Option("--key", help="Verifier key (vkey) of a log, from a place that you trust; once for each log."),
@@ -42,7 +40,6 @@ Dc = Annotated[str | None, typer.Option("--dc", help="Datacenter; else the node'
 LogName = Annotated[
     str | None, typer.Option("--log", help="Log of the datacenter, such as 2026q4; else the current one.")
 ]
-_DATA = Path("data")
 _WRONG, _USAGE, _INCOMPLETE = 1, 2, 3
 _POLL_SECONDS = 0.5
 
@@ -87,7 +84,7 @@ def role(context: typer.Context) -> None:
 
 
 @ledger.command()
-def status(url: Url = None, data: Data = _DATA, as_json: AsJson = False) -> None:
+def status(url: Url = None, data: Data = DATA, as_json: AsJson = False) -> None:
     """How it stands. Exit code 1 when there are alarms."""
     with told():
         found = Client(url, None, data, admin=True).call("GET", "/v1/ledger")
@@ -133,7 +130,7 @@ def verify(
         int, typer.Option("--from", min=0, help="Begin at this entry; what is before enters by its hashes.")
     ] = 0,
     url: Url = None,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Download and verify whole logs, believing nobody: entries, tiles, root, signatures."""
@@ -234,7 +231,7 @@ def _print_verified(result: dict[str, Any]) -> None:
 
 @ledger.command()
 def checkpoint(
-    dc: Dc = None, log: LogName = None, key: Keys = None, url: Url = None, data: Data = _DATA, as_json: AsJson = False
+    dc: Dc = None, log: LogName = None, key: Keys = None, url: Url = None, data: Data = DATA, as_json: AsJson = False
 ) -> None:
     """Print a log's newest signed checkpoint, and verify it."""
     from controlplane.ledger.remote import RemoteLogError, open_note  # noqa: PLC0415
@@ -292,7 +289,7 @@ def prove(
         bool, typer.Option("--payload", help="With recipient, text and what else the log commits to.")
     ] = False,
     url: Url = None,
-    data: Data = _DATA,
+    data: Data = DATA,
 ) -> None:
     """Fetch the proof of a message. Exit code 3 while some of its events are not in a published checkpoint yet."""
     with told():
@@ -384,7 +381,7 @@ def repair(
     apply: Annotated[bool, typer.Option("--apply", help="Do it; without, only say what would be done.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the ledger that leads.")] = 3600.0,
     url: Url = None,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Verify everything that is held here, and mend what is not as it was signed. Exit code 1 when something is left."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from rich.table import Table
 from controlplane.client import Client
 from controlplane.errors import ConfigError
 from controlplane.ledger_command import follow, told
+from controlplane.options import DATA, AsJson, Data, Url
 
 __all__ = ["region"]
 
@@ -21,10 +21,6 @@ region = typer.Typer(no_args_is_help=True, help="The deployment's datacenters, a
 
 out = Console(soft_wrap=True, highlight=False)
 
-Url = Annotated[str | None, typer.Option("--url", help="Of a node; else HELIOGRAPH_URL, else the local one.")]
-Data = Annotated[Path, typer.Option("--data", help="Data directory of a local `heliograph up`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_DATA = Path("data")
 _WORDS = {
     "scheduled": "are sent at their time, which is still to come: certainly not sent before",
     "send": "have no recorded attempt, and are sent now",
@@ -35,7 +31,7 @@ _WORDS = {
 
 
 @region.command("list")
-def list_regions(url: Url = None, data: Data = _DATA, as_json: AsJson = False) -> None:
+def list_regions(url: Url = None, data: Data = DATA, as_json: AsJson = False) -> None:
     """The datacenters, and how much of each is held here."""
     with told():
         found = Client(url, None, data, admin=True).call("GET", "/v1/regions")
@@ -74,7 +70,7 @@ def adopt(
     ] = False,
     wait: Annotated[float, typer.Option(help="Seconds to follow it; it goes on without.")] = 86_400.0,
     url: Url = None,
-    data: Data = _DATA,
+    data: Data = DATA,
     as_json: AsJson = False,
 ) -> None:
     """Take over the open messages of a datacenter that is lost for good, as they are mirrored here."""

@@ -5,9 +5,6 @@ Everything else, and a hot request that was pipelined behind an unanswered one, 
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -18,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from controlplane.api.envelope import body_too_large, given_or_new_id
 from controlplane.api.hot import Handler
 from controlplane.api.problems import render
+from controlplane.serving import RoleServer
 from controlplane.settings import Settings
 
 __all__ = ["Server"]
@@ -113,8 +111,8 @@ class _Protocol(HttpToolsProtocol):
         self.on_response_complete()
 
 
-class Server(uvicorn.Server):
-    """The node's HTTP server. Ends when `should_exit` is set; signals are the composition root's."""
+class Server(RoleServer):
+    """The node's HTTP server."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(
@@ -130,8 +128,3 @@ class Server(uvicorn.Server):
                 ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
             )
         )
-
-    async def run_on(self, listener: socket.socket) -> None:
-        """Serve on this socket. uvicorn's public `serve` would capture SIGTERM."""
-        with suppress(asyncio.CancelledError):
-            await self._serve(sockets=[listener])

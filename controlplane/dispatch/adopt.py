@@ -127,18 +127,9 @@ class Adopter:
             }
             unknown = Fact(Kind.UNKNOWN, data, route, "node_lost", guard=lambda m: not m.final and m.owner == owner)
             self._book.post(message.mid, unknown, message)
-        future: asyncio.Future[Event | None] = asyncio.get_running_loop().create_future()
-
-        def done(event: Event | None, error: BaseException | None) -> None:
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(event)
-
         data = {"from_node": term.node, "from_epoch": term.epoch}
-        fact = Fact(Kind.ADOPTED, data, guard=lambda m: not m.final and m.owner == owner, done=done)
-        self._book.post(message.mid, fact, message)
-        return await future is not None
+        fact = Fact(Kind.ADOPTED, data, guard=lambda m: not m.final and m.owner == owner)
+        return await self._book.settle(message.mid, fact, message) is not None
 
     async def _callbacks(self, term: Term) -> None:
         pending: list[Event] = []

@@ -17,7 +17,7 @@ import structlog
 
 from controlplane.clock import Clock
 from controlplane.domain.catalog import UnknownPolicy
-from controlplane.domain.events import Event, Kind
+from controlplane.domain.events import Kind
 from controlplane.domain.message import Message, PartState, fold
 from controlplane.errors import StoreUnavailableError
 from controlplane.ids import token
@@ -198,15 +198,6 @@ class RegionAdopter:
                 Kind.UNKNOWN, data, message.route or None, REGION_LOST, guard=lambda m: not m.final and m.owner == owner
             )
             self._book.post(message.mid, unknown, message)
-        future: asyncio.Future[Event | None] = asyncio.get_running_loop().create_future()
-
-        def done(event: Event | None, error: BaseException | None) -> None:
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(event)
-
         data = {"from_dc": owner[0], "from_node": owner[1], "from_epoch": owner[2]}
-        fact = Fact(Kind.ADOPTED, data, guard=lambda m: not m.final and m.owner == owner, done=done)
-        self._book.post(message.mid, fact, message)
-        return await future is not None
+        fact = Fact(Kind.ADOPTED, data, guard=lambda m: not m.final and m.owner == owner)
+        return await self._book.settle(message.mid, fact, message) is not None

@@ -15,12 +15,9 @@ Everything that it answers from is in MongoDB, so any ledger of a datacenter ans
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
-import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -37,11 +34,10 @@ from controlplane.ledger.check import Fault
 from controlplane.ledger.checkpoint import Checkpoint
 from controlplane.ledger.chunk import RefusedReplyError, open_note
 from controlplane.ledger.entries import Row, place_of, row
-from controlplane.ledger.merkle import consistency_proof, consistency_tiles, root_tiles, tree_root
 from controlplane.ledger.news import Wait, look_again
 from controlplane.ledger.note import Note, NoteError, Verifier, verify
 from controlplane.ledger.published import Published, UnreadableLogError
-from controlplane.ledger.tiles import ENTRIES, WIDTH, Tile, TileHashes, decode_bundle, parse_path
+from controlplane.ledger.tiles import ENTRIES, WIDTH, Tile, decode_bundle, parse_path
 from controlplane.ledger.trust import Trust
 from controlplane.ledger.wire import (
     PULL_BYTES,
@@ -55,6 +51,7 @@ from controlplane.ledger.wire import (
     encode,
 )
 from controlplane.ledger.witness import Forks, Witness
+from controlplane.serving import RoleServer
 from controlplane.settings import Settings
 from controlplane.store.copies import local_mid, origin_hash
 from controlplane.store.ledger import Cosigned, Finding, LedgerStore, Log
@@ -185,27 +182,19 @@ class _Handlers:
         to = ask.start + len(rows)
         before, before_proof = b"", []
         if ask.prove and ask.start <= log.size:
-            before = await self._root(log, ask.start)
-            before_proof = await self._proof(log, ask.start)
+            before = await self._services.published.root(log, ask.start)
+            before_proof = await self._services.published.consistency(log, ask.start)
         return Reply(
             checkpoint=log.checkpoint,
             start=ask.start,
             to=to,
             size=log.size,
-            proof=await self._proof(log, to) if to <= log.size else [],
+            proof=await self._services.published.consistency(log, to) if to <= log.size else [],
             entries=rows,
             next=log.next,
             before=before,
             before_proof=before_proof,
         )
-
-    async def _root(self, log: Log, size: int) -> bytes:
-        tiles = await self._services.published.read(log, root_tiles(size))
-        return tree_root(size, _hashes(tiles).read)
-
-    async def _proof(self, log: Log, old: int) -> list[bytes]:
-        tiles = await self._services.published.read(log, consistency_tiles(old, log.size))
-        return consistency_proof(old, log.size, _hashes(tiles).read)
 
     async def _rows(self, log: Log, start: int, end: int) -> list[Row]:
         """Whole bundles, until the answer is long enough."""
@@ -259,7 +248,7 @@ class _Handlers:
             await self._store.report(Finding(kind=Fault.BEHIND, origin=log.origin, detail=detail, at=now))
             _log.error("log_behind", origin=log.origin, size=log.size, mirror=by[0].name, held=checkpoint.size)
             return
-        if await self._root(log, checkpoint.size) != checkpoint.root:
+        if await self._services.published.root(log, checkpoint.size) != checkpoint.root:
             held = Checkpoint(log.origin, log.size, log.root)
             await self._services.forks.found(held, log.checkpoint, checkpoint, str(note))
             return
@@ -343,10 +332,6 @@ def _committed(found: Row) -> bool:
     return salt is None or payload is None or f'"commit":"{commitment(salt, payload)}"'.encode() in leaf
 
 
-def _hashes(tiles: Mapping[Tile, bytes]) -> TileHashes:
-    return TileHashes({(tile.level, tile.index): data for tile, data in tiles.items()})
-
-
 async def _body(request: Request) -> bytes:
     received = bytearray()
     async for part in request.stream():
@@ -363,7 +348,7 @@ async def _message(request: Request, kind: type[T]) -> T:
         raise _RefusedError(400, str(error)[:300]) from None
 
 
-class PeerServer(uvicorn.Server):
+class PeerServer(RoleServer):
     """Serves the application. With certificates in the settings nobody gets in without one of the same authorities."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
@@ -384,8 +369,3 @@ class PeerServer(uvicorn.Server):
                 ssl_cert_reqs=ssl.CERT_REQUIRED if tls else ssl.CERT_NONE,
             )
         )
-
-    async def run_on(self, listener: socket.socket) -> None:
-        """Serve on this socket until `should_exit`. uvicorn's public `serve` would capture SIGTERM."""
-        with suppress(asyncio.CancelledError):
-            await self._serve(sockets=[listener])

@@ -11,7 +11,15 @@ from collections.abc import Iterable, Mapping
 
 from controlplane.clock import Clock
 from controlplane.ledger.entries import event_of, place_of
-from controlplane.ledger.merkle import inclusion_proof, inclusion_tiles
+from controlplane.ledger.merkle import (
+    Reader,
+    consistency_proof,
+    consistency_tiles,
+    inclusion_proof,
+    inclusion_tiles,
+    root_tiles,
+    tree_root,
+)
 from controlplane.ledger.note import Note, parse_note
 from controlplane.ledger.tiles import ENTRIES, HASH_BYTES, WIDTH, Tile, TileHashes, decode_bundle
 from controlplane.store.ledger import Cosigned, LedgerStore, Log
@@ -120,9 +128,19 @@ class Published:
 
     async def proof(self, log: Log, index: int, size: int) -> list[bytes]:
         """The inclusion proof of an entry in the first `size` entries."""
-        tiles = await self.read(log, inclusion_tiles(index, size))
-        read = TileHashes({(tile.level, tile.index): data for tile, data in tiles.items()}).read
-        return inclusion_proof(index, size, read)
+        return inclusion_proof(index, size, await self._reader(log, inclusion_tiles(index, size)))
+
+    async def consistency(self, log: Log, old: int) -> list[bytes]:
+        """The proof that the first `old` entries are the beginning of what is published."""
+        return consistency_proof(old, log.size, await self._reader(log, consistency_tiles(old, log.size)))
+
+    async def root(self, log: Log, size: int) -> bytes:
+        """The root of the first `size` entries."""
+        return tree_root(size, await self._reader(log, root_tiles(size)))
+
+    async def _reader(self, log: Log, wanted: Iterable[Tile]) -> Reader:
+        tiles = await self.read(log, wanted)
+        return TileHashes({(tile.level, tile.index): data for tile, data in tiles.items()}).read
 
     async def locate(
         self, dc: str, node: str, epoch: int, q: int, sizes: Mapping[str, int] | None = None

@@ -16,12 +16,10 @@ from controlplane.clock import Clock
 from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.check import Fault
 from controlplane.ledger.checkpoint import Checkpoint, CheckpointError
-from controlplane.ledger.merkle import consistency_proof, consistency_tiles, root_tiles, tree_root
 from controlplane.ledger.news import Wait, look_again
 from controlplane.ledger.note import Note, NoteError, Verifier, parse_note, parse_signature, verify
 from controlplane.ledger.peer_client import Answer, LedgerClient, PeerError
 from controlplane.ledger.published import Published, UnreadableLogError
-from controlplane.ledger.tiles import Tile, TileHashes
 from controlplane.ledger.witness import Forks
 from controlplane.store.ledger import Cosigned, Finding, LedgerStore, Log
 from controlplane.tasks import going_on
@@ -99,18 +97,18 @@ class Publisher:
     async def _show(self, log: Log, old: int) -> None:
         if old > log.size:  # sealed at an earlier size, after that was cosigned
             return
-        answer = await self._client.add_checkpoint(request_body(log.checkpoint, old, await self._proof(log, old)))
+        answer = await self._client.add_checkpoint(
+            request_body(log.checkpoint, old, await self._published.consistency(log, old))
+        )
         if answer.status == 409 and answer.size is not None and answer.size != old and answer.size <= log.size:
             old = answer.size
-            answer = await self._client.add_checkpoint(request_body(log.checkpoint, old, await self._proof(log, old)))
+            answer = await self._client.add_checkpoint(
+                request_body(log.checkpoint, old, await self._published.consistency(log, old))
+            )
         if answer.status == 200:
             await self._save(log, answer)
         else:
             await self._refused(log, old, answer)
-
-    async def _proof(self, log: Log, old: int) -> list[bytes]:
-        tiles = await self._published.read(log, consistency_tiles(old, log.size))
-        return consistency_proof(old, log.size, _hashes(tiles).read)
 
     async def _save(self, log: Log, answer: Answer) -> None:
         """The client ignores signatures by other keys, and a wrong one by the witness's makes the answer worthless."""
@@ -167,8 +165,7 @@ class Publisher:
             return
         if theirs.origin != log.origin or theirs.size > log.size:
             return
-        tiles = await self._published.read(log, root_tiles(theirs.size))
-        root = tree_root(theirs.size, _hashes(tiles).read)
+        root = await self._published.root(log, theirs.size)
         if root != theirs.root:
             ours = Checkpoint(log.origin, log.size, log.root)
             proof = f"the first {theirs.size} entries of the former have the root {base64.b64encode(root).decode()}"
@@ -179,7 +176,3 @@ def request_body(checkpoint: str, old: int, proof: list[bytes]) -> bytes:
     """An add-checkpoint request."""
     lines = [f"old {old}", *(base64.b64encode(value).decode() for value in proof)]
     return ("\n".join(lines) + "\n\n" + checkpoint).encode()
-
-
-def _hashes(tiles: dict[Tile, bytes]) -> TileHashes:
-    return TileHashes({(tile.level, tile.index): data for tile, data in tiles.items()})

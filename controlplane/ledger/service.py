@@ -6,8 +6,6 @@ It stands beside the message path and never in it: while no ledger runs, events 
 from __future__ import annotations
 
 import asyncio
-import signal
-import socket
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -16,10 +14,9 @@ from typing import Any, Self
 import structlog
 from prometheus_client import CollectorRegistry
 
-from controlplane import garbage
 from controlplane.clock import Clock, SystemClock
 from controlplane.domain.events import Kind
-from controlplane.errors import ConfigError, StoreUnavailableError
+from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.chunk import DamagedCopyError, RefusedReplyError
 from controlplane.ledger.lead import Leadership
 from controlplane.ledger.mirror import Mirror
@@ -35,6 +32,7 @@ from controlplane.ledger.sequencer import DamagedLogError, Sequencer
 from controlplane.ledger.start import RestoredError, StartRule
 from controlplane.ledger.trust import Trust
 from controlplane.ledger.witness import Forks, Witness
+from controlplane.serving import listen, serve
 from controlplane.settings import Settings
 from controlplane.store.client import Database, connect
 from controlplane.store.committer import Committer
@@ -45,7 +43,6 @@ from controlplane.store.ledger_scrub import ScrubStore
 from controlplane.store.schema import wait_for_indexes
 from controlplane.tasks import going_on
 from controlplane.telemetry.logs import configure
-from controlplane.telemetry.service import notify
 
 __all__ = ["Ledger", "run_ledger"]
 
@@ -147,9 +144,8 @@ class Ledger:
                 _log.warning("lease_not_read", reason=str(error)[:200])
                 await asyncio.sleep(_PAUSE_SECONDS)
                 continue
-            async with (
-                asyncio.TaskGroup() as group
-            ):  # a group that fails leaves its task marked as cancelled (Python 3.11)
+            # A group that fails leaves its task marked as cancelled (Python 3.11): each term has a task of its own.
+            async with asyncio.TaskGroup() as group:
                 group.create_task(self._lead(term))
 
     async def _lead(self, term: int) -> None:
@@ -289,32 +285,11 @@ class Ledger:
 async def run_ledger(settings: Settings) -> None:
     """`heliograph ledger`: until SIGTERM or SIGINT."""
     configure(settings.log_level, as_json=settings.log_json)
-    try:
-        listener = socket.create_server((settings.host, settings.port), backlog=256)
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). "
-            "Stop what uses the port, or set HELIOGRAPH_PORT to another one."
-        ) from error
+    listener = listen(settings, backlog=256)
     ledger = await Ledger.open(settings)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    server = PeerServer(ledger.app, settings)
     _log.info("ledger_starting", node=settings.node, address=f"{settings.host}:{settings.port}")
     try:
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(ledger.run(stop))
-            serving = group.create_task(server.run_on(listener))
-            collecting = group.create_task(garbage.collect())
-            notify("READY=1")
-            await asyncio.wait([running, serving], return_when=asyncio.FIRST_COMPLETED)
-            stop.set()
-            notify("STOPPING=1")
-            await running
-            server.should_exit = True
-            collecting.cancel()
+        await serve(ledger.run, PeerServer(ledger.app, settings), listener)
     finally:
         await ledger.close()
         _log.info("ledger_stopped", node=settings.node)

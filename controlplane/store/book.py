@@ -302,6 +302,14 @@ class Book:
 
         Raises KeyError for a message that does not exist, StoreUnavailableError when MongoDB did not confirm in time (it still may).
         """
+        try:
+            async with asyncio.timeout(self._accept_timeout):
+                return await self.settle(mid, fact)
+        except TimeoutError:
+            raise StoreUnavailableError(f"MongoDB did not confirm {fact.kind.value} of {mid} in time.") from None
+
+    async def settle(self, mid: str, fact: Fact, known: Message | None = None) -> Event | None:
+        """`record` for those who can wait for as long as it takes; `known` as in `post`."""
         future: asyncio.Future[Event | None] = asyncio.get_running_loop().create_future()
 
         def done(event: Event | None, error: BaseException | None) -> None:
@@ -313,12 +321,8 @@ class Book:
                 future.set_result(event)
 
         fact.done = done
-        self.post(mid, fact)
-        try:
-            async with asyncio.timeout(self._accept_timeout):
-                return await future
-        except TimeoutError:
-            raise StoreUnavailableError(f"MongoDB did not confirm {fact.kind.value} of {mid} in time.") from None
+        self.post(mid, fact, known)
+        return await future
 
     def post(self, mid: str, fact: Fact, known: Message | None = None) -> None:
         """`record` without waiting.

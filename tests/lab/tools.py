@@ -71,6 +71,7 @@ MASKED = [
     *("fstrim.timer", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "podman-auto-update.timer"),
     *("podman-auto-update.service", "console-getty.service", "getty@tty1.service", "systemd-pstore.service"),
 ]
+_APT = ("apt-get", "-o", "DPkg::Lock::Timeout=300")  # another install may be at it
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 SOFTEN = r'''"""Takes out of a container's config what this machine cannot do; see tests/lab/tools.py."""
@@ -242,7 +243,7 @@ def _machine_packages(say: Callable[[str], None]) -> None:
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     _run("apt-get", "update", "-qq", env=env, hint="Is the package mirror reachable?")
     _run(
-        "apt-get",
+        *_APT,
         "install",
         "-y",
         "-qq",
@@ -318,7 +319,7 @@ def _download(into: Path) -> bool:
 def _build(into: Path) -> None:
     go = find_go()
     if not go and not os.geteuid() and shutil.which("apt-get"):
-        _run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "golang-go")
+        _run(*_APT, "install", "-y", "-qq", "--no-install-recommends", "golang-go")
         go = find_go()
     if not go:
         raise ToolsError(
