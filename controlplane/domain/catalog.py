@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from controlplane.domain.keywords import OPT_IN, OPT_OUT
+from controlplane.domain.quiet import QuietHours
+
 __all__ = [
     "MESSAGE_CLASSES",
     "SENDER_TYPES",
@@ -14,6 +17,7 @@ __all__ = [
     "Key",
     "MessageClass",
     "Route",
+    "RoutingMode",
     "Scope",
     "SenderType",
     "Snapshot",
@@ -47,6 +51,17 @@ class UnknownPolicy(StrEnum):
     """Wait for a late response or a receipt; expire otherwise. At most once."""
     RESEND = "resend"
     """Send again. At least once."""
+
+
+class RoutingMode(StrEnum):
+    """How a tenant's messages find their routes."""
+
+    STATIC = "static"
+    """By priority, prefix and price."""
+    SHADOW = "shadow"
+    """Static; what the learned engine would have chosen is recorded beside it."""
+    LEARNED = "learned"
+    """By what is learned of delivery, latency and price; a message that is reported undelivered goes to the next route."""
 
 
 class SenderType(StrEnum):
@@ -86,6 +101,17 @@ class Tenant:
     """`whsec_…`, newest first; each signs, so that a rotation needs no pause."""
     retention_days: int | None = None
     """Final messages older than this lose their recipient, sender and text; None keeps them."""
+    quiet_hours: dict[str, QuietHours] = field(default_factory=dict)
+    """MessageClass → when its messages must not arrive, by each recipient's own clock."""
+    opt_out_keywords: tuple[str, ...] = OPT_OUT
+    """A text from a phone that is one of them suppresses its number at once."""
+    opt_in_keywords: tuple[str, ...] = OPT_IN
+    """A text that is one of them lifts that."""
+    opt_out_classes: frozenset[str] = frozenset({MessageClass.TRANSACTIONAL, MessageClass.MARKETING})
+    """What an opt-out by keyword covers. One-time passwords are not among them: the recipient has just asked for each."""
+    routing: str = RoutingMode.STATIC
+    routing_terms: dict[str, dict[str, float]] = field(default_factory=dict)
+    """MessageClass → what such a message is worth: `value` of a delivery in time and `latency` a second, in minor units, `price` as a factor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

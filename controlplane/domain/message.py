@@ -102,6 +102,8 @@ class Message:
     callback_url: str = ""
     max_price: int | None = None
     reference: str = ""
+    origin: str = ""
+    """The sender's country."""
     context: dict[str, str] | None = None
     """The client's own words, for its callbacks."""
     parts: list[Part] = field(default_factory=list)
@@ -191,6 +193,7 @@ def _accepted(m: Message, event: Event, data: dict[str, Any]) -> None:
     m.callback_url = data.get("callback_url", "")
     m.max_price = data.get("max_price")
     m.reference = data.get("reference", "")
+    m.origin = data.get("origin", "")
     m.context = data.get("context")
     m.parts = [Part() for _ in range(data.get("parts", 0))]
     m.status = Status.SCHEDULED if m.send_at > event.at else Status.ACCEPTED
@@ -255,12 +258,17 @@ def _receipt(m: Message, event: Event, data: dict[str, Any]) -> None:
             m.settle(_MESSAGE_LEVEL[event.kind], event.reason)
         return
     part = m.part(number)
+    if "former" in data and event.kind is not Kind.DELIVERED:
+        return  # the part has gone out again since: only its arrival would say something of it
     receipt = data.get("receipt", {})
     part.receipt = f"{receipt.get('state', '')} {receipt.get('error', '')} {receipt.get('done_date', '')}"
     part.connector = part.connector or data.get("connector", "")
     part.cid = part.cid or receipt.get("id", "")
     if part.state not in _FINAL_PART:
         part.state = _PART_OF_RECEIPT[event.kind]
+        if "tried" in data and not m.final:
+            m.tried = tuple(data["tried"])
+            part.state = PartState.PENDING
     m.aggregate(event.reason)
 
 

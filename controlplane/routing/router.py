@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from controlplane.domain.catalog import MessageClass, Route, SenderType
+from controlplane.routing.decision import Decision
 
 __all__ = ["Candidate", "Exclusion", "Plan", "RouteRequest", "Router"]
 
@@ -24,6 +25,16 @@ class RouteRequest(NamedTuple):
     tried: tuple[str, ...] = ()
     """Routes that refused it already."""
     sender: str = ""
+    body: str = ""
+    """Only features of it are ever kept."""
+    encoding: str = ""
+    """gsm7 or ucs2."""
+    origin: str = ""
+    """Where the sender is: an ISO country or a datacenter's name."""
+    mid: str = ""
+    """Seeds the choice, so that it can be replayed."""
+    at: int = 0
+    """ms since the epoch; 0 = the router's own clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,8 @@ class Plan:
     candidates: tuple[Candidate, ...]
     reason: str
     """Why the first was chosen, in words; or why there is none."""
+    decision: Decision | None = None
+    """What the learned engine decided, where it was asked; the order above is its own only in mode `learned`."""
 
 
 class Router(Protocol):

@@ -35,7 +35,7 @@ class StaticRouter:
         if live is not self._planned_for or len(self._plans) >= _KEPT:
             self._planned_for = live
             self._plans.clear()
-        _, to, sender_type, cls, parts, max_price, tried, sender = request
+        _, to, sender_type, cls, parts, max_price, tried, sender = request[:8]
         key = (to[: index.longest + 1], sender_type if sender else None, cls, parts, max_price, tried)
         plan = self._plans.get(key)
         if plan is None:

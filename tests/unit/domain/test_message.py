@@ -145,3 +145,43 @@ class TestLeaf:
 
     def test_rfc6962_leaf_hash(self):
         assert leaf_hash(b"").hex() == "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"
+
+
+class TestSentOn:
+    """A part that one route reports undelivered, and that goes to the next."""
+
+    def message(self, *more: Event) -> Message:
+        message = fold([accepted(), submitted(1), *more])
+        assert message is not None
+        return message
+
+    def undelivered(self, k: int, **data) -> Event:
+        made = receipt(k, Kind.UNDELIVERED)
+        made.data.update(data)
+        return made
+
+    def test_is_pending_again(self):
+        message = self.message(self.undelivered(2, tried=["r"]))
+        assert (message.status, message.pending, message.tried) == (Status.QUEUED, [1], ("r",))
+
+    def test_is_final_without_a_next_route(self):
+        assert self.message(self.undelivered(2)).status is Status.UNDELIVERED
+
+    def test_what_is_final_stays(self):
+        late = self.undelivered(3, tried=["r"])
+        message = self.message(event(2, Kind.CANCELLED), late)
+        assert (message.status, message.tried) == (Status.CANCELLED, ())
+        assert message.parts[0].state is PartState.UNDELIVERED
+
+    @pytest.mark.parametrize("kind", [Kind.ENROUTE, Kind.UNDELIVERED, Kind.EXPIRED])
+    def test_the_first_carrier_is_not_heard_any_more(self, kind):
+        former = receipt(4, kind)
+        former.data["former"] = True
+        message = self.message(self.undelivered(2, tried=["r"]), submitted(3, cid="2"), former)
+        assert (message.status, message.parts[0].state) == (Status.SUBMITTED, PartState.SUBMITTED)
+
+    def test_but_for_a_delivery(self):
+        former = receipt(4, Kind.DELIVERED)
+        former.data["former"] = True
+        message = self.message(self.undelivered(2, tried=["r"]), submitted(3, cid="2"), former)
+        assert message.status is Status.DELIVERED
