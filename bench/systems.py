@@ -251,6 +251,8 @@ class Heliograph(System):
         nodes: int = 1,
         told: bool = False,
         ledger: bool = False,
+        routing: str = "static",
+        routes: int = 1,
         max_open: int = 1_000_000,
     ) -> None:
         super().__init__()
@@ -261,6 +263,9 @@ class Heliograph(System):
         self._nodes = nodes
         self._told = told
         self._ledger = ledger
+        self._routing = routing
+        self._routes = routes
+        """All over the one connector: what differs is what they cost."""
         self._max_open = max_open
         self._ledgers: list[Process] = []
         self._mongods: list[Process] = []
@@ -341,7 +346,7 @@ class Heliograph(System):
         catalog = Catalog(database, seal)
         await catalog.refresh()
         digest = seal.digest_key(self.key)
-        await catalog.put(Tenant(id="bench", name="Bench", callback_secrets=(new_secret(),)))
+        await catalog.put(Tenant(id="bench", name="Bench", callback_secrets=(new_secret(),), routing=self._routing))
         scopes = frozenset({Scope.MESSAGES_READ, Scope.MESSAGES_WRITE})
         await catalog.put(Key(id="bench", tenant="bench", name="bench", scopes=scopes, digest=digest, hint="hg"))
         connector = Connector(
@@ -354,7 +359,8 @@ class Heliograph(System):
             rate=100_000,
         )
         await catalog.put(connector)
-        await catalog.put(Route(name="sink", connector="sink"))
+        for number in range(self._routes):
+            await catalog.put(Route(name=f"sink-{number + 1}", connector="sink", price=5 + number % 3))
         if self._told:
             url = f"http://127.0.0.1:{sink.callback_port}/"
             await catalog.put(CallbackEndpoint(id="bench", tenant="bench", url=url, events=frozenset({"delivered"})))

@@ -19,13 +19,16 @@ from controlplane.callbacks.sign import new_secret
 from controlplane.clock import Clock, SystemClock
 from controlplane.dispatch.adopt import Adopter
 from controlplane.dispatch.binds import Binds
+from controlplane.dispatch.comeback import Comeback
+from controlplane.dispatch.gate import Gate
 from controlplane.dispatch.hold import Hold
+from controlplane.dispatch.learning import Learning
 from controlplane.dispatch.outbox import Outbox
 from controlplane.dispatch.outcome import Judge
 from controlplane.dispatch.owner import Owner
 from controlplane.dispatch.region import RegionAdopter
 from controlplane.dispatch.tenure import Tenure
-from controlplane.domain.catalog import Connector, Snapshot
+from controlplane.domain.catalog import Connector, RoutingMode, Snapshot
 from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.published import Published
 from controlplane.ledger.standing import Standing
@@ -33,7 +36,9 @@ from controlplane.ledger.watermark import Watermark
 from controlplane.receipts.correlate import Correlator
 from controlplane.receipts.inbound import Inbound
 from controlplane.receipts.ingest import Ingest
-from controlplane.routing import StaticRouter
+from controlplane.receipts.keywords import Keywords
+from controlplane.routing import LearnedRouter, Learner, StaticRouter
+from controlplane.routing import Terms as RoutingTerms
 from controlplane.serving import listen, serve
 from controlplane.settings import Settings
 from controlplane.smpp.pdu import DataSm, DeliverSm
@@ -41,6 +46,7 @@ from controlplane.store.book import Book, Listener
 from controlplane.store.callback_log import CallbackLog
 from controlplane.store.catalog import Catalog
 from controlplane.store.client import Database, connect
+from controlplane.store.comebacks import Comebacks
 from controlplane.store.committer import Committer
 from controlplane.store.erasure import Retention
 from controlplane.store.events import EventReader
@@ -49,7 +55,10 @@ from controlplane.store.intents import IntentLog
 from controlplane.store.leases import Checkpoint, HostLock, Lease, Terms
 from controlplane.store.ledger_scrub import ScrubStore
 from controlplane.store.orphans import OrphanStore
+from controlplane.store.preferences import PreferenceStore
+from controlplane.store.recipients import Recipients
 from controlplane.store.regions import RegionStore
+from controlplane.store.routing_states import RoutingStates
 from controlplane.store.schema import wait_for_indexes
 from controlplane.store.seal import Seal
 from controlplane.store.slots import Slots
@@ -74,6 +83,7 @@ class Node:
         self.seal = Seal(settings.secret)
         self.reader = EventReader(database, settings.datacenter, clock)
         self.catalog = Catalog(database, self.seal)
+        self.recipients = Recipients(PreferenceStore(database, settings.secret, clock, settings.datacenter), clock)
         self.terms = Terms(database, settings, clock)
         self.committer = Committer(
             database,
@@ -103,7 +113,10 @@ class Node:
         self._wire_dispatch()
         self._wire_receipts()
         self.tenure = Tenure(self.terms, lease, self.checkpoint, settings.lease_renew_seconds)
-        self.adopter = Adopter(database, self.terms, lease, self.book, self.reader, self.deliverer.recover, clock)
+        self.comeback = Comeback(Comebacks(database), self.regions, self.ledger, settings, lease, clock)
+        self.adopter = Adopter(
+            database, self.terms, lease, self.book, self.reader, self.deliverer.recover, clock, self.comeback.clear
+        )
         self.region_adopter = RegionAdopter(
             self.regions,
             self.reader,
@@ -120,6 +133,7 @@ class Node:
             self.metrics.on_event,
             self.correlator.on_event,
             self.owner.on_event,
+            self.learning.on_event,
             self.deliverer.on_event,
         )
         for listener in listeners:
@@ -129,7 +143,18 @@ class Node:
         self.app = create_app(self._services())
 
     def _wire_dispatch(self) -> None:
-        self.router = StaticRouter(lambda: self.catalog.snapshot, lambda: self.binds.live)
+        settings = self.settings
+        self.learner = Learner(node=f"{settings.datacenter}/{settings.node}")
+        self.router = LearnedRouter(
+            StaticRouter(lambda: self.catalog.snapshot, lambda: self.binds.live),
+            self.learner,
+            mode=self._routing_mode,
+            terms=self._routing_terms,
+            now_ms=self._clock.now_ms,
+        )
+        self.learning = Learning(
+            self.learner, RoutingStates(self.database), self._clock, dc=settings.datacenter, node=settings.node
+        )
         self.hold = Hold(
             self.book,
             Watermark(self.ledger, self.published),
@@ -144,7 +169,9 @@ class Node:
             self.hold,
             self._clock,
             receipt_grace_seconds=self.settings.receipt_grace_seconds,
+            sends_on=lambda tenant: self._routing_mode(tenant) == RoutingMode.LEARNED,
         )
+        self.owner.gate = Gate(self.recipients, lambda: self.catalog.snapshot, self.owner.look)
         self._judge = Judge(self.book, self.intents, self._clock, self.owner.next_route, self.owner.landed)
         self.binds = Binds(
             self._make_outbox,
@@ -160,6 +187,7 @@ class Node:
 
     def _make_outbox(self, connector: Connector) -> Outbox:
         outbox = Outbox(connector, self.book, self.intents, self.lease, self._clock)
+        outbox.admits = self.owner.admits
         outbox.forget = self.owner.unqueued
         outbox.unsendable = self._judge.unsendable
         return outbox
@@ -167,11 +195,25 @@ class Node:
     def _wire_receipts(self) -> None:
         settings = self.settings
         orphans = OrphanStore(self.database, self._clock, keep_days=settings.orphan_days)
-        self.correlator = Correlator(self.book, self.reader, orphans)
+        self.correlator = Correlator(self.book, self.reader, orphans, self.owner.onward)
         inbound = Inbound(
-            self.book, InboundParts(self.database, self._clock), settings.secret, self._clock, self._tenant_of
+            self.book,
+            InboundParts(self.database, self._clock),
+            settings.secret,
+            self._clock,
+            self._tenant_of,
+            Keywords(self.recipients, lambda: self.catalog.snapshot),
         )
         self.ingest = Ingest(self.correlator, inbound, orphans, self._clock)
+
+    def _routing_mode(self, tenant: str) -> str:
+        found = self.catalog.snapshot.tenants.get(tenant)
+        return found.routing if found else RoutingMode.STATIC
+
+    def _routing_terms(self, tenant: str, cls: str) -> RoutingTerms | None:
+        found = self.catalog.snapshot.tenants.get(tenant)
+        given = found.routing_terms.get(cls) if found else None
+        return RoutingTerms(**given) if given else None
 
     def _tenant_of(self, connector: str) -> str:
         found = self.catalog.snapshot.connectors.get(connector)
@@ -185,7 +227,9 @@ class Node:
             book=self.book,
             events=self.reader,
             catalog=self.catalog,
+            recipients=self.recipients,
             router=self.router,
+            learner=self.learner,
             peers=Peers(self.settings.node, self.terms.url_of),
             callbacks=self.deliverer,
             callback_log=self.callback_log,
@@ -235,14 +279,15 @@ class Node:
         ]
 
     def health(self) -> Health:
-        """Ready means: the lease is valid, MongoDB confirms, and the node is not stopping."""
+        """Ready means: the lease is valid, MongoDB confirms, and the node is not stopping. Former messages that wait for the peers stop no new ones."""
         failing = self.committer.failing_since
         checks = {
             "lease": "ok" if self.lease.valid else "no valid lease",
             "store": "ok" if failing is None else f"no commit for {self._clock.monotonic() - failing:.0f} s",
             "running": "stopping" if self.book.closing else "ok",
         }
-        return Health(all(value == "ok" for value in checks.values()), checks)
+        ready = all(value == "ok" for value in checks.values())
+        return Health(ready, checks | {"former_messages": self.comeback.problem or "ok"})
 
     def _gauges(self) -> dict[str, float]:
         return {
@@ -251,6 +296,7 @@ class Node:
             "heliograph_held_messages": len(self.hold),
             "heliograph_commit_queue": self.committer.queued,
             "heliograph_lease_valid": float(self.lease.valid),
+            "heliograph_former_messages_wait": float(bool(self.comeback.problem)),
             "heliograph_receipts_waiting": self.ingest.waiting,
             "heliograph_receipts_refused": self.ingest.refused,
             "heliograph_receipts_orphaned": self.ingest.orphaned,
@@ -284,7 +330,10 @@ class Node:
             lease = await Terms(database, settings, clock).open(lock.host)
             node = cls(settings, clock, database, lock, lease)
             await node.callback_log.ensure_indexes()
+            await node.recipients.store.ensure_indexes()
             await node.catalog.refresh()
+            await node.learning.open()
+            await node.recipients.refresh()
         except BaseException:
             await database.client.close()
             lock.release()
@@ -301,10 +350,13 @@ class Node:
             self.ingest.run(),
             self.deliverer.run(),
             self.catalog.run(),
+            self.recipients.run(),
+            self.comeback.run(),
             self.adopter.run(),
             self.region_adopter.run(),
             self.retention.run(),
             self.standing.run(),
+            self.learning.run(),
         ]
         self.catalog.subscribe(self._on_catalog)
         async with asyncio.TaskGroup() as group:
@@ -326,6 +378,7 @@ class Node:
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.accept_timeout_seconds):
                 await self.committer.drain()
+                await self.learning.share()
                 await self.intents.flush()
         self.committer.close()
         try:

@@ -26,6 +26,7 @@ from controlplane.ledger_command import ledger
 from controlplane.options import DATA, AsJson, Data, Url
 from controlplane.region_adopt_command import region
 from controlplane.region_command import seed, verify
+from controlplane.routing_command import routing
 
 __all__ = ["main"]
 
@@ -40,6 +41,7 @@ app.add_typer(messages, name="messages")
 app.add_typer(cluster, name="cluster")
 app.add_typer(ledger, name="ledger")
 app.add_typer(region, name="region")
+app.add_typer(routing, name="routing")
 app.command()(carrier)
 app.command()(seed)
 app.command()(verify)

@@ -128,6 +128,8 @@ class Settings(BaseModel):
     """A ledger sequences what is new this often."""
     ledger_start_without_peers: bool = False
     """Sign although no peer or witness could be asked for the newest checkpoint that it knows of this log. Only after making sure that the database was not restored."""
+    dispatch_without_peers: bool = False
+    """A node that was away for more than a minute sends what was open before without asking the peers whether they took it over. Only after making sure that none did."""
     ledger_scrub_days: float = Field(7.0, gt=0, le=31)
     """Every bundle, tile and event is read and verified again within this time."""
     ledger_tls_certificate: Path | None = None

@@ -391,7 +391,8 @@ CLIENT_UNIT = "heliograph-client"
 CLIENTS = ("ledger", "node")
 """Common names of the certificates with which the control plane's processes come to MongoDB; each is a user of its own."""
 BY_ID = ("ledger_bundles", "ledger_tiles")
-"""Collections that are spread by their `_id`; the ledger's others stay small."""
+"""Collections that are spread by their `_id`. The ledger's others (logs, runs, cosignatures, lease, findings, repairs, witnessed, conflicts, erasures) stay on the
+database's primary shard: they are small beside these, and some are read whole."""
 
 
 def shard_spec(topology: Topology) -> dict[str, Any]:
@@ -403,6 +404,8 @@ def shard_spec(topology: Topology) -> dict[str, Any]:
         "database": "heliograph",
         "collections": {
             "events": {"key": {"mid": "hashed"}},
+            "suppressions": {"key": {"r": "hashed"}},
+            "preferences": {"key": {"r": "hashed"}},
             **{name: {"key": {"_id": "hashed"}} for name in BY_ID},
         },
         "users": [{"user": user, "roles": [{"role": "readWrite", "db": "heliograph"}]} for user in users],

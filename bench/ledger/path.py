@@ -1,4 +1,6 @@
-"""The message path with and without a ledger beside it, in turn: what the ledger takes from it, how far it lags, and whether every event is in the log once."""
+"""The message path with and without a ledger beside it, or with one router and another, in turn: what each takes from it; how far the ledger lags, and
+whether every event is in the log once.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,12 @@ WAYS = (
 )
 
 
-def measure(way: Way, work: Path, seconds: float, *, ledger: bool) -> dict[str, Any]:
+def measure(
+    way: Way, work: Path, seconds: float, *, ledger: bool = False, routing: str = "static", routes: int = 1
+) -> dict[str, Any]:
     """One run."""
-    system, sink, load = Heliograph(ledger=ledger), Sink(work, receipts=way.receipts), Load(work)
+    system = Heliograph(ledger=ledger, routing=routing, routes=routes)
+    sink, load = Sink(work, receipts=way.receipts), Load(work)
     try:
         system.start(work / "path", sink)
         request = way.request(system)

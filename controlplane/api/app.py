@@ -5,7 +5,18 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from controlplane import __version__
-from controlplane.api import callbacks, configuration, explain, health, ledger, openapi, reading, regions
+from controlplane.api import (
+    callbacks,
+    configuration,
+    explain,
+    health,
+    ledger,
+    openapi,
+    preferences,
+    reading,
+    regions,
+    routing,
+)
 from controlplane.api.envelope import Envelope
 from controlplane.api.hot import hot_handlers, hot_routes
 from controlplane.api.problems import install
@@ -26,7 +37,7 @@ def bare_app() -> FastAPI:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for module in (health, reading, ledger, regions, callbacks, explain, configuration):
+    for module in (health, reading, ledger, regions, callbacks, explain, routing, configuration, preferences):
         app.include_router(module.router)
     install(app)
     openapi.install(app)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from controlplane.api.auth import Caller, requires
+from controlplane.api.quiet import QuietBody, quiet_hours, quiet_view
 from controlplane.api.reading import services_of
 from controlplane.api.services import Services
 from controlplane.domain.catalog import (
@@ -17,11 +18,13 @@ from controlplane.domain.catalog import (
     Key,
     MessageClass,
     Route,
+    RoutingMode,
     Scope,
     SenderType,
     Tenant,
     UnknownPolicy,
 )
+from controlplane.domain.keywords import OPT_IN, OPT_OUT
 from controlplane.ids import token
 from controlplane.store.catalog import not_found
 from controlplane.store.seal import new_key
@@ -33,6 +36,7 @@ router = APIRouter(prefix="/v1")
 Admin = Annotated[Caller, Depends(requires(Scope.ADMIN))]
 RouteReader = Annotated[Caller, Depends(requires(Scope.ROUTES_READ))]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+Keyword = Annotated[str, Field(pattern=r"^\w[\w ]{0,39}$")]
 
 
 class _Body(BaseModel):
@@ -40,6 +44,14 @@ class _Body(BaseModel):
 
 
 # -- tenants -------------------------------------------------------------------------------------------------------------
+
+
+class RoutingTerms(_Body):
+    """What a message of one class is worth to its tenant, in minor units."""
+
+    value: Annotated[float, Field(gt=0, le=1_000_000, description="Of a delivery within the class's deadline.")]
+    price: Annotated[float, Field(ge=0, le=1_000, description="How much a minor unit of price weighs.")] = 1.0
+    latency: Annotated[float, Field(ge=0, le=10_000, description="Of a second until the delivery.")] = 0.0
 
 
 class TenantBody(_Body):
@@ -60,6 +72,30 @@ class TenantBody(_Body):
             description="Erase recipient, sender and text of final messages older than this; null: never.",
         ),
     ] = None
+    quiet_hours: Annotated[
+        dict[MessageClass, QuietBody],
+        Field(description="By class: when its messages must not arrive, by each recipient's own clock."),
+    ] = Field(default_factory=dict)
+    opt_out_keywords: Annotated[
+        list[Keyword], Field(max_length=100, description="A text from a phone that is one of them opts its number out.")
+    ] = Field(default_factory=lambda: list(OPT_OUT))
+    opt_in_keywords: Annotated[
+        list[Keyword], Field(max_length=100, description="A text that is one of them lifts that.")
+    ] = Field(default_factory=lambda: list(OPT_IN))
+    opt_out_classes: Annotated[
+        set[MessageClass], Field(min_length=1, description="What an opt-out by keyword covers.")
+    ] = Field(default_factory=lambda: {MessageClass.TRANSACTIONAL, MessageClass.MARKETING})
+    routing: Annotated[
+        RoutingMode,
+        Field(
+            description="static: by priority and price; shadow: the same, and what would have been learned is recorded; "
+            "learned: by what is learned of delivery, latency and price."
+        ),
+    ] = RoutingMode.STATIC
+    routing_terms: Annotated[
+        dict[MessageClass, RoutingTerms],
+        Field(description="What messages are worth, by class; the defaults of docs/routing.md where it says nothing."),
+    ] = Field(default_factory=dict)
 
 
 class NewTenant(TenantBody):
@@ -69,12 +105,22 @@ class NewTenant(TenantBody):
 
 
 def _tenant_view(tenant: Tenant) -> dict[str, Any]:
-    return {key: value for key, value in asdict(tenant).items() if key != "callback_secrets"}
+    view = {key: value for key, value in asdict(tenant).items() if key != "callback_secrets"}
+    return view | {
+        "quiet_hours": quiet_view(tenant.quiet_hours),
+        "opt_out_classes": sorted(tenant.opt_out_classes),
+    }
 
 
 def _tenant_values(body: TenantBody) -> dict[str, Any]:
     values = body.model_dump(exclude={"id"})
+    values["quiet_hours"] = quiet_hours(body.quiet_hours)
+    values["opt_out_keywords"] = tuple(body.opt_out_keywords)
+    values["opt_in_keywords"] = tuple(body.opt_in_keywords)
+    values["opt_out_classes"] = frozenset(cls.value for cls in body.opt_out_classes)
     values["unknown_policies"] = {key.value: policy.value for key, policy in body.unknown_policies.items()}
+    values["routing"] = body.routing.value
+    values["routing_terms"] = {key.value: terms.model_dump() for key, terms in body.routing_terms.items()}
     return values
 
 

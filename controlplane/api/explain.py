@@ -7,14 +7,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from controlplane.api import consent
 from controlplane.api.auth import Caller, requires
+from controlplane.api.decisions import decision_view
 from controlplane.api.problems import invalid
 from controlplane.api.reading import services_of
+from controlplane.api.submission import plan_for
 from controlplane.domain.address import classify_sender, normalise_recipient
 from controlplane.domain.catalog import MessageClass, Scope, SenderType
+from controlplane.domain.preferences import Outcome, verdict
 from controlplane.domain.text import analyse
 from controlplane.errors import FieldError
-from controlplane.routing import RouteRequest
+from controlplane.ids import new_mid
+from controlplane.routing import Exclusion, Plan, RouteRequest
 
 __all__ = ["router"]
 
@@ -30,6 +35,7 @@ class RouteSearch(BaseModel):
     from_: Annotated[str, Field(max_length=20, alias="from")] = ""
     cls: Annotated[MessageClass, Field(alias="class")] = MessageClass.TRANSACTIONAL
     max_price: Annotated[int | None, Field(ge=0, le=1_000_000_000)] = None
+    origin: Annotated[str | None, Field(pattern="^[A-Z]{2}$", description="The sender's country.")] = None
 
 
 @router.post(
@@ -51,7 +57,9 @@ async def search_routes(
         raise invalid([FieldError("/body", "has half of a surrogate pair")])
     analysis = analyse(body.body, smart=caller.tenant.smart_encoding)
     services = services_of(request)
-    plan, excluded = services.router.explain(
+    standing = await services.recipients.find(caller.tenant.id, to)
+    _, route_request = plan_for(
+        services,
         RouteRequest(
             tenant=caller.tenant.id,
             to=to,
@@ -60,13 +68,28 @@ async def search_routes(
             parts=analysis.parts,
             max_price=body.max_price,
             sender=body.from_,
-        )
+            body=analysis.body,
+            encoding=analysis.encoding.value,
+            origin=body.origin or "",
+            mid=new_mid(services.clock.now_ms()),
+        ),
+        standing,
     )
+    plan, excluded = services.router.explain(route_request)
+    sender, now = route_request.sender, services.clock.now_ms()
+    found = verdict(standing, caller.tenant.quiet_hours, cls=body.cls.value, sender=sender, to=to, at=now)
+    if found.outcome is Outcome.REFUSED:  # no route may carry it
+        excluded += tuple(Exclusion(item.route.name, found.rule, found.detail) for item in plan.candidates)
+        plan = Plan((), found.detail)
     return {
+        "from": sender or None,
+        "recipient": consent.view(found),
         "parts": analysis.parts,
         "encoding": analysis.encoding.value,
         "chosen": plan.candidates[0].route.name if plan.candidates else None,
         "why": plan.reason,
+        "mode": caller.tenant.routing,
+        "decision": decision_view(plan.decision.record) if plan.decision is not None else None,
         "candidates": [
             {
                 "route": item.route.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from controlplane.api.ratelimit import RateLimiter
 from controlplane.api.services import Services, WaitForMirror
 from controlplane.api.submission import (
     BatchItem,
+    MessageRequest,
     Prepared,
     accepted_answer,
     check_key,
@@ -27,6 +29,7 @@ from controlplane.api.submission import (
 )
 from controlplane.domain.catalog import Scope as KeyScope
 from controlplane.domain.events import Event
+from controlplane.domain.preferences import NOBODY, Standing
 from controlplane.errors import FieldError, Problem, StoreUnavailableError
 
 __all__ = ["MAX_BATCH", "Handler", "Respond", "hot_handlers", "hot_routes"]
@@ -111,16 +114,40 @@ class _Hot:
         try:
             caller = self._caller(headers)
             _media_type(headers, (_JSON,))
-            prepared = prepare(decode_item(body), caller, self._services, _key(headers))
-            answer_headers = {"content-type": _JSON, **self._limiter.take(caller, 1)}
-            if prepared.dry_run:
-                respond(200, answer_headers, _encode(_dry(prepared)))
-                return
-            self._services.book.accept_soon(
-                prepared.draft, partial(self._settled, prepared, rid, answer_headers, respond)
-            )
+            request, key = decode_item(body), _key(headers)
+            standing = self._services.recipients.standing(caller.tenant.id, request.to)
+            if standing is not None:
+                self._accept(request, caller, key, standing, rid, respond)
+            else:
+                known = partial(self._known, request, caller, key, rid, respond)
+                self._services.recipients.read_soon([(caller.tenant.id, request.to)], known)
         except Exception as error:  # noqa: BLE001 - every request gets an answer
             respond(*_problem(error, _MESSAGES, rid))
+
+    def _known(
+        self,
+        request: MessageRequest,
+        caller: Caller,
+        key: str,
+        rid: str,
+        respond: Respond,
+        outcome: list[Standing] | StoreUnavailableError,
+    ) -> None:
+        """The recipient has been read."""
+        try:
+            self._accept(request, caller, key, _standings(outcome)[0], rid, respond)
+        except Exception as error:  # noqa: BLE001 - every request gets an answer
+            respond(*_problem(error, _MESSAGES, rid))
+
+    def _accept(
+        self, request: MessageRequest, caller: Caller, key: str, standing: Standing, rid: str, respond: Respond
+    ) -> None:
+        prepared = prepare(request, caller, self._services, key, standing)
+        answer_headers = {"content-type": _JSON, **self._limiter.take(caller, 1)}
+        if prepared.dry_run:
+            respond(200, answer_headers, _encode(_dry(prepared)))
+            return
+        self._services.book.accept_soon(prepared.draft, partial(self._settled, prepared, rid, answer_headers, respond))
 
     def _settled(
         self,
@@ -162,30 +189,75 @@ class _Hot:
             collected = _Collected(
                 len(raws), rid, partial(respond, 202, answer_headers), self._services.wait_for_mirror
             )
-            prepared: list[tuple[int, Prepared]] = []
+            items: list[_Item] = []
             for index, raw in enumerate(raws):
                 try:
-                    item = self._prepare_item(raw, caller, key, index)
+                    items.append(self._item(raw, caller, key, index))
                 except Problem as problem:
                     collected.refuse(index, problem)
-                    continue
-                if item.dry_run:
-                    collected.put(index, _dry(item))
-                else:
-                    prepared.append((index, item))
-            if prepared:
-                drafts = [(item.draft, partial(collected.settled, index, item)) for index, item in prepared]
-                self._services.book.accept_all(drafts)
+            unread = [item for item in items if item.standing is None]
+            if not unread:
+                self._accept_all(items, caller, collected)
+                return
+            asked = [(caller.tenant.id, item.request.to) for item in unread]
+            known = partial(self._all_known, items, unread, caller, collected, rid, respond)
+            self._services.recipients.read_soon(asked, known)
         except Exception as error:  # noqa: BLE001
             respond(*_problem(error, _BATCHES, rid))
 
-    def _prepare_item(self, raw: bytes | msgspec.Raw, caller: Caller, key: str, index: int) -> Prepared:
+    def _item(self, raw: bytes | msgspec.Raw, caller: Caller, key: str, index: int) -> _Item:
         item: BatchItem = decode_item(raw, BatchItem)
         own = item.idempotency_key
         if own:
             check_key(own)
             item = msgspec.structs.replace(item, idempotency_key="")  # it is no part of what is sent
-        return prepare(item, caller, self._services, own or (f"{key} {index}" if key else ""))
+        standing = self._services.recipients.standing(caller.tenant.id, item.to)
+        return _Item(index, item, own or (f"{key} {index}" if key else ""), standing)
+
+    def _all_known(
+        self,
+        items: list[_Item],
+        unread: list[_Item],
+        caller: Caller,
+        collected: _Collected,
+        rid: str,
+        respond: Respond,
+        outcome: list[Standing] | StoreUnavailableError,
+    ) -> None:
+        """The recipients have been read."""
+        try:
+            for item, standing in zip(unread, _standings(outcome), strict=True):
+                item.standing = standing
+            self._accept_all(items, caller, collected)
+        except Exception as error:  # noqa: BLE001
+            respond(*_problem(error, _BATCHES, rid))
+
+    def _accept_all(self, items: list[_Item], caller: Caller, collected: _Collected) -> None:
+        prepared: list[tuple[int, Prepared]] = []
+        for item in items:
+            try:
+                one = prepare(item.request, caller, self._services, item.key, item.standing or NOBODY)
+            except Problem as problem:
+                collected.refuse(item.index, problem)
+                continue
+            if one.dry_run:
+                collected.put(item.index, _dry(one))
+            else:
+                prepared.append((item.index, one))
+        if prepared:
+            drafts = [(one.draft, partial(collected.settled, index, one)) for index, one in prepared]
+            self._services.book.accept_all(drafts)
+
+
+@dataclass(slots=True)
+class _Item:
+    """A message of a batch."""
+
+    index: int
+    request: BatchItem
+    key: str
+    standing: Standing | None
+    """None while its recipient has to be read."""
 
 
 class _Collected:
@@ -256,6 +328,12 @@ def _answer(prepared: Prepared, outcome: Event | Exception) -> tuple[dict[str, A
             extra={"id": draft.mid},
         )
     return accepted_answer(outcome), True
+
+
+def _standings(outcome: list[Standing] | StoreUnavailableError) -> list[Standing]:
+    if isinstance(outcome, StoreUnavailableError):
+        raise outcome
+    return outcome
 
 
 def _as_problem(error: Exception, rid: str) -> Problem:

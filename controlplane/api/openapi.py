@@ -43,6 +43,19 @@ _ACCEPTED: dict[str, Any] = {
         "reference": _NULLABLE_STRING,
         "accepted_at": {"type": "string", "format": "date-time"},
         "send_at": {"type": ["string", "null"], "format": "date-time"},
+        "held": {
+            "type": ["object", "null"],
+            "description": "Why it waits: the recipient's, or the tenant's, quiet hours.",
+            "properties": {
+                "rule": {"type": "string"},
+                "detail": {"type": "string"},
+                "record": {
+                    "type": ["string", "null"],
+                    "description": "The preference that decided; null: the tenant's.",
+                },
+                "until": {"type": "string", "format": "date-time"},
+            },
+        },
         "expires_at": {"type": "string", "format": "date-time"},
         "dry_run": {"type": "boolean"},
     },
@@ -196,6 +209,8 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
         codes.append("404")
     if method in ("post", "put", "delete"):
         codes += ["400", "404", "409", "413"]
+    if "application/x-ndjson" in operation.get("requestBody", {}).get("content", {}):
+        codes.append("415")
     operation["responses"].update(_problems(*sorted(set(codes))))
     operation["security"] = [{"key": []}]
 

@@ -20,10 +20,10 @@ from controlplane.domain.message import Message, Status
 from controlplane.errors import FieldError, Problem
 from controlplane.ids import is_mid
 from controlplane.store.book import Fact
-from controlplane.store.erasure import erased, home
+from controlplane.store.erasure import erased, home, stories_of
 from controlplane.store.events import ListFilter
 
-__all__ = ["load_message", "router", "services_of"]
+__all__ = ["load_message", "router", "services_of", "time_of"]
 
 router = APIRouter(prefix="/v1/messages", tags=["messages"])
 
@@ -71,13 +71,14 @@ async def load_message(services: Services, caller: Caller, mid: str) -> tuple[Me
 
 
 async def _at_home(services: Services, message: Message, events: list[Event]) -> None:
-    """Raise Problem 409 for a message that another datacenter alone may change, unless its messages were taken over here."""
+    """Raise Problem 409 for a message that another datacenter alone may change, unless its messages were taken over here; for a second story always."""
     here, there = services.settings.datacenter, home(message, events)
-    if there != here and there not in await services.regions.adopted():
+    if there != here and ("@" in message.mid or there not in await services.regions.adopted()):
         raise elsewhere(message.mid, there, here)
 
 
-def _time(name: str, value: str | None) -> int | None:
+def time_of(name: str, value: str | None) -> int | None:
+    """A time in a request, as ms since the epoch. Raises Problem 422."""
     if value is None:
         return None
     try:
@@ -108,7 +109,7 @@ async def list_messages(
         except ValueError as error:
             raise invalid([FieldError("to", str(error))]) from None
     filters = ListFilter(
-        status=status, to=number, reference=reference, since=_time("since", since), until=_time("until", until)
+        status=status, to=number, reference=reference, since=time_of("since", since), until=time_of("until", until)
     )
     secret = services.settings.secret
     context = f"messages|{caller.tenant.id}|{filters}"
@@ -173,7 +174,7 @@ async def erase_content(request: Request, mid: str, caller: Writer) -> dict[str,
             "Cancel it, or wait for its final status.",
         )
     await services.book.record(mid, erased(message))
-    await services.events.erase(mid)
+    await services.events.erase(*stories_of(mid, await services.regions.adopted()))
     message, events = await load_message(services, caller, mid)
     return detail(message, events, services.clock.now_ms())
 
@@ -191,8 +192,10 @@ async def send_feedback(request: Request, mid: str, body: Feedback, caller: Writ
     """Such as a one-time code that was entered. Routing weighs it above receipts."""
     services = services_of(request)
     await _at_home(services, *await load_message(services, caller, mid))
-    at = _time("/at", body.at) or services.clock.now_ms()
-    feedback = Fact(Kind.FEEDBACK, {"outcome": body.outcome, "at": at}, guard=lambda m: not m.erased)
+    at = time_of("/at", body.at) or services.clock.now_ms()
+    feedback = Fact(
+        Kind.FEEDBACK, {"outcome": body.outcome, "at": at}, guard=lambda m: not m.erased and m.feedback != body.outcome
+    )
     await services.book.record(mid, feedback)
     message, events = await load_message(services, caller, mid)
     return detail(message, events, services.clock.now_ms())

@@ -13,13 +13,14 @@ from controlplane.clock import Clock
 from controlplane.domain.events import Event
 from controlplane.ledger.published import Published
 from controlplane.ledger.standing import Standing
-from controlplane.routing import Router
+from controlplane.routing import Learner, Router
 from controlplane.settings import Settings
 from controlplane.store.book import Book
 from controlplane.store.callback_log import CallbackLog
 from controlplane.store.catalog import Catalog
 from controlplane.store.events import EventReader
 from controlplane.store.ledger import LedgerStore
+from controlplane.store.recipients import Recipients
 from controlplane.store.regions import Adoption, RegionStore
 from controlplane.store.seal import Seal
 
@@ -87,7 +88,9 @@ class Services:
     book: Book
     events: EventReader
     catalog: Catalog
+    recipients: Recipients
     router: Router
+    learner: Learner
     peers: Peers
     callbacks: CallbackReplay
     callback_log: CallbackLog

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from controlplane.api.submission import iso
+from controlplane.api.decisions import decision_view
+from controlplane.api.times import iso
 from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message
 
@@ -23,7 +24,22 @@ _REASONS = {
     "no_outcome": "neither a response nor a receipt came",
     "region_lost": "its datacenter was lost",
     "not_mirrored": "no second datacenter had it in time",
+    "opted_out": "the recipient has opted out",
+    "suppressed": "the recipient is suppressed",
+    "class_blocked": "the recipient does not want such messages",
+    "quiet_hours": "of quiet hours",
 }
+
+
+_EFFECTS = {
+    "opted_out": " The keyword opted its number out.",
+    "opted_in": " The keyword lifted its number's opt-outs.",
+    "unknown_number": " The keyword had no effect: the number is not in international form.",
+}
+
+
+def _effect(data: dict[str, Any]) -> str:
+    return str((data.get("preference") or {}).get("effect", ""))
 
 
 def _why(event: Event) -> str:
@@ -44,10 +60,17 @@ def sentence(event: Event) -> str:  # noqa: C901, PLR0912 - one case a kind
         case Kind.ACCEPTED:
             parts = data.get("parts", 1)
             text = f"Accepted durably: {parts} part{'s' if parts != 1 else ''}"
-            return f"{text} in {data['encoding']}. Planned route: {data['plan']}." if data else "Accepted durably."
+            if not data:
+                return "Accepted durably."
+            waits = f" It waits: {data['held']['detail']}." if "held" in data else ""
+            return f"{text} in {data['encoding']}. Planned route: {data['plan']}.{waits}"
         case Kind.SUBMITTED:
             ids = ", ".join(cid for _, cid in data.get("part_ids", ()))
-            return f"{data.get('connector', 'The carrier')} took it as {ids or 'a message without id'}."
+            decision = _decision(event)
+            why = f" Chosen {decision['why']}." if decision and decision.get("mode") == "learned" else ""
+            return f"{data.get('connector', 'The carrier')} took it as {ids or 'a message without id'}.{why}"
+        case Kind.DEFERRED if "rule" in data:
+            return f"It waits: {data['detail']}."
         case Kind.DEFERRED:
             return f"{data.get('connector')} refused it for now{code}; it will be tried again."
         case Kind.REROUTED:
@@ -61,11 +84,13 @@ def sentence(event: Event) -> str:  # noqa: C901, PLR0912 - one case a kind
         case Kind.DELIVERED:
             return f"{part}delivered to the handset."
         case Kind.UNDELIVERED:
-            return f"{part}not delivered: {_why(event)}."
+            return f"{part}not delivered: {_why(event)}" + ("; it goes to the next route." if "tried" in data else ".")
         case Kind.EXPIRED:
             return f"{part}expired: {_why(event)}."
         case Kind.FAILED if event.reason == "not_mirrored":
             return "Refused: no second datacenter had it in time. It was not sent."
+        case Kind.FAILED if "rule" in data:
+            return f"Not sent: {data['detail']}."
         case Kind.FAILED:
             return f"Failed: {_why(event)}{code}, and no route is left."
         case Kind.ADOPTED if "from_dc" in data:
@@ -82,11 +107,21 @@ def sentence(event: Event) -> str:  # noqa: C901, PLR0912 - one case a kind
         case Kind.GAP:
             return "What happened here is lost everywhere; the ledger says so."
         case Kind.RECEIVED:
-            return f"Received from {data.get('connector')}" + (
-                "." if data.get("complete", True) else ", with parts missing."
-            )
+            missing = "" if data.get("complete", True) else ", with parts missing"
+            return f"Received from {data.get('connector')}{missing}.{_EFFECTS.get(_effect(data), '')}"
         case _:
             return event.kind.value.capitalize() + "."
+
+
+def _decision(event: Event) -> dict[str, Any] | None:
+    """Why the router chose this route, where a router that learns was asked."""
+    record = (event.data or {}).get("decision")
+    if record is None:
+        return None
+    try:
+        return decision_view(record)
+    except ValueError as error:
+        return {"error": str(error)}
 
 
 def summary(message: Message, events: list[Event], now: int) -> dict[str, Any]:
@@ -146,6 +181,7 @@ def detail(message: Message, events: list[Event], now: int) -> dict[str, Any]:
                 "node": event.node,
                 "datacenter": event.dc,
                 "receipt": (event.data or {}).get("receipt"),
+                "decision": _decision(event),
             }
             for event in events
         ],

@@ -8,19 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from controlplane.api import consent
 from controlplane.api.auth import Caller
 from controlplane.api.problems import invalid
 from controlplane.api.services import Services
+from controlplane.api.times import iso
 from controlplane.domain.address import classify_sender, normalise_recipient
 from controlplane.domain.catalog import MESSAGE_CLASSES, SenderType, Tenant, UnknownPolicy
 from controlplane.domain.events import Event, Kind, canonical
+from controlplane.domain.preferences import NOBODY, Standing
 from controlplane.domain.text import MAX_PARTS, Analysis, analyse
 from controlplane.errors import FieldError, Problem
 from controlplane.ids import fingerprint, idempotent_mid, new_mid
@@ -35,6 +37,7 @@ __all__ = [
     "decode_item",
     "iso",
     "malformed",
+    "plan_for",
     "prepare",
 ]
 
@@ -170,8 +173,13 @@ def _pointer(path: str) -> str:
     return "".join(f"/{part}" for part in re.findall(r"\[([^\]]+)\]", inner) if part != "...")
 
 
-def prepare(request: MessageRequest, caller: Caller, services: Services, key: str) -> Prepared:
-    """Validate what types cannot, and draft the event. Raises Problem 422 that names every wrong field. `key`: Idempotency-Key or ""."""
+def prepare(
+    request: MessageRequest, caller: Caller, services: Services, key: str, standing: Standing = NOBODY
+) -> Prepared:
+    """Validate what types cannot, and draft the event. Raises Problem 422 that names every wrong field, or the rule that refuses the message.
+
+    `key`: Idempotency-Key or ""; `standing`: what is recorded of the recipient.
+    """
     now = services.clock.now_ms()
     try:
         to = normalise_recipient(request.to)
@@ -202,14 +210,26 @@ def prepare(request: MessageRequest, caller: Caller, services: Services, key: st
         request.max_price,
         sender=request.from_,
     )
-    plan = services.router.plan(route_request)
+    plan, route_request = plan_for(services, route_request, standing)
     if not plan.candidates:
         raise _no_route(services, route_request)
+    expires_at = max(now, send_at) + (request.validity_seconds or services.settings.default_validity_seconds) * 1000
+    waits = None
+    if standing is not NOBODY or tenant.quiet_hours:
+        waits = consent.check(
+            tenant,
+            standing,
+            cls=request.cls,
+            sender=route_request.sender,
+            to=to,
+            at=max(now, send_at),
+            expires_at=expires_at,
+        )
     best = plan.candidates[0]
     data: dict[str, Any] = {
         "to": to,
-        "from": request.from_,
-        "sender_type": sender_type.value,
+        "from": route_request.sender,
+        "sender_type": route_request.sender_type.value,
         "body": analysis.body,
         "class": request.cls,
         "encoding": analysis.encoding.value,
@@ -218,10 +238,12 @@ def prepare(request: MessageRequest, caller: Caller, services: Services, key: st
         "currency": best.route.currency,
         "planned_route": best.route.name,
         "plan": plan.reason,
-        "expires_at": max(now, send_at)
-        + (request.validity_seconds or services.settings.default_validity_seconds) * 1000,
+        "expires_at": expires_at,
         "unknown_policy": request.unknown_policy or _unknown_policy(tenant, request.cls),
     }
+    if waits is not None:
+        data["held"] = consent.held(waits)
+        send_at = waits.until
     if send_at > now:
         data["send_at"] = send_at
     _add_optional(data, request)
@@ -231,6 +253,17 @@ def prepare(request: MessageRequest, caller: Caller, services: Services, key: st
     else:
         mid = new_mid(now)
     return Prepared(Event(mid, 0, tenant.id, Kind.ACCEPTED, now, data), plan, request.dry_run or caller.key.test)
+
+
+def plan_for(services: Services, request: RouteRequest, standing: Standing) -> tuple[Plan, RouteRequest]:
+    """The plan, and what was planned: with the sender that the recipient prefers, where the request names none and a route can carry it."""
+    preference = standing.preference
+    if preference is not None and preference.sender and not request.sender:
+        wished = request._replace(sender=preference.sender, sender_type=classify_sender(preference.sender))
+        plan = services.router.plan(wished)
+        if plan.candidates:
+            return plan, wished
+    return services.router.plan(request), request
 
 
 def _add_optional(data: dict[str, Any], request: MessageRequest) -> None:
@@ -332,16 +365,6 @@ def accepted_answer(event: Event) -> dict[str, Any]:
         "reference": data.get("reference"),
         "accepted_at": iso(event.at),
         "send_at": iso(data["send_at"]) if "send_at" in data else None,
+        "held": {**data["held"], "until": iso(data["held"]["until"])} if "held" in data else None,
         "expires_at": iso(data["expires_at"]),
     }
-
-
-@lru_cache(maxsize=1024)
-def iso(ms: int) -> str:
-    """RFC 3339 in UTC with milliseconds."""
-    return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"
-
-
-@lru_cache(maxsize=1024)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -46,6 +46,7 @@ def payload(message: Message, event: Event) -> bytes:
     if event.kind is Kind.RECEIVED:
         data["body"] = message.body
         data["complete"] = (event.data or {}).get("complete", True)
+        data["preference"] = (event.data or {}).get("preference")
     else:
         data["reference"] = message.reference or None
         data["context"] = message.context or {}

@@ -47,6 +47,7 @@ class Adopter:
         reader: EventReader,
         recover_callbacks: Recover,
         clock: Clock,
+        allowed: Callable[[], bool] = lambda: True,
     ) -> None:
         self._database = database
         self._terms = terms
@@ -55,6 +56,8 @@ class Adopter:
         self._reader = reader
         self._recover_callbacks = recover_callbacks
         self._clock = clock
+        self._allowed = allowed
+        """While it says no, nothing of former terms is touched (dispatch.comeback)."""
         self._again: dict[str, tuple[Term, list[float]]] = {}
         """Adopted terms that are read again: term id → (the term from where it was read to, when)."""
 
@@ -62,7 +65,7 @@ class Adopter:
         """Look for dead terms until cancelled."""
         while going_on():
             try:
-                if self._lease.valid:
+                if self._lease.valid and self._allowed():
                     for term in await self._terms.adoptable(self._lease):
                         claimed = await self._terms.claim(term, self._lease)
                         if claimed is not None:

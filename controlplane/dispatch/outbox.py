@@ -37,6 +37,8 @@ class Unit:
     connector: str
     attempt: int
     pdu: SubmitSm
+    decision: str = ""
+    """The router's record of its choice, which is kept with the outcome; with the first unit of a message only."""
     intent: int = 0
 
 
@@ -49,8 +51,8 @@ class Outbox:
         self._intents = intents
         self._lease = lease
         self._clock = clock
-        self._queues: dict[str, deque[tuple[str, str]]] = {name: deque() for name in _CLASSES}
-        """(mid, route) by class."""
+        self._queues: dict[str, deque[tuple[str, str, str]]] = {name: deque() for name in _CLASSES}
+        """(mid, route, decision) by class."""
         self._head: deque[Unit] = deque()
         """Units that came back and go first."""
         self.throttle = Throttle(connector.rate, clock.monotonic())
@@ -61,6 +63,8 @@ class Outbox:
         self._alarm: asyncio.TimerHandle | None = None
         self.down_since: float | None = clock.monotonic()
         """Monotonic time since when no bind can submit; None while one can."""
+        self.admits: Callable[[Message, int], bool] = lambda _message, _now_ms: True
+        """(message, ms since the epoch): asked of what leaves the queues; what may not be sent now is its owner's again."""
         self.forget: Callable[[str], None] = lambda _mid: None
         """Told of each mid that leaves the queues."""
         self.unsendable: Callable[[Unit, str], None] = lambda _unit, _why: None
@@ -92,9 +96,9 @@ class Outbox:
         """Something may be sendable now."""
         self._wake.set()
 
-    def push(self, message: Message, route: str) -> None:
+    def push(self, message: Message, route: str, decision: str = "") -> None:
         """Queue a message behind the others of its class."""
-        self._queues.get(message.cls, self._queues[_CLASSES[1]]).append((message.mid, route))
+        self._queues.get(message.cls, self._queues[_CLASSES[1]]).append((message.mid, route, decision))
         self._wake.set()
 
     def push_back(self, unit: Unit) -> None:
@@ -102,9 +106,9 @@ class Outbox:
         self._head.append(unit)
         self._wake.set()
 
-    def take_queued(self) -> list[tuple[str, str]]:
-        """Empty the queues (the units that came back stay): for routing them elsewhere."""
-        taken = [item for name in _CLASSES for item in self._queues[name]]
+    def take_queued(self) -> list[str]:
+        """Empty the queues (the units that came back stay): the mids, for routing them elsewhere."""
+        taken = [mid for name in _CLASSES for mid, _, _ in self._queues[name]]
         for queue in self._queues.values():
             queue.clear()
         return taken
@@ -152,15 +156,17 @@ class Outbox:
                 units.append(unit)
         for queue in self._queues.values():
             while queue and len(units) < limit:
-                mid, route = queue.popleft()
+                mid, route, decision = queue.popleft()
                 self.forget(mid)
                 message = self._book.get(mid)
-                if message is not None and not message.final and message.expires_at > now_ms:
-                    units.extend(self._compose(message, route, now_ms))
+                if message is None or message.final or message.expires_at <= now_ms:
+                    continue
+                if self.admits(message, now_ms):
+                    units.extend(self._compose(message, route, decision, now_ms))
         self._head.extendleft(reversed(units[limit:]))
         return units[:limit]
 
-    def _compose(self, message: Message, route: str, now_ms: int) -> list[Unit]:
+    def _compose(self, message: Message, route: str, decision: str, now_ms: int) -> list[Unit]:
         units = [
             Unit(
                 message,
@@ -172,6 +178,8 @@ class Outbox:
             )
             for parts, pdu in compose(message, self.connector, now_ms)
         ]
+        if units:
+            units[0].decision = decision
         self._book.fly(message.mid, len(units))
         return units
 

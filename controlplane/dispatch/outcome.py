@@ -133,6 +133,8 @@ class Judge:
     ) -> None:
         unit = answer.unit
         data = {"route": unit.route, "connector": unit.connector, "attempt": unit.attempt, **data}
+        if unit.decision and not answer.late:
+            data["decision"] = unit.decision
         guard = None if kind is Kind.SUBMITTED else _not_final
         fact = Fact(kind, data, unit.route, reason, cids, guard, partial(self._recorded, answer))
         self._book.post(unit.message.mid, fact, unit.message)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from controlplane.clock import Clock
+from controlplane.dispatch.gate import GO, Ruling
 from controlplane.dispatch.hold import Hold
 from controlplane.dispatch.inquiry import Inquirer
 from controlplane.dispatch.outbox import Outbox
@@ -18,7 +19,7 @@ from controlplane.routing import Router, RouteRequest
 from controlplane.store.book import Book, Fact
 from controlplane.tasks import going_on
 
-__all__ = ["Owner"]
+__all__ = ["Owner", "request_of"]
 
 _TICK_SECONDS = 0.25
 _LOOK_AGAIN_MS = 1_000
@@ -26,6 +27,8 @@ _DOWN_SECONDS = 2.0
 _MAX_RESENDS = 5
 _QUERIES = 8
 """How often a message without receipt is asked for, spread over the grace period."""
+_MOST_TRIED = 3
+"""Routes that may report a message undelivered, or refuse it, before the next such report is the end of it."""
 _SLICE = 2_000
 """Messages looked at before the loop may do something else."""
 
@@ -42,9 +45,12 @@ class Owner:
         clock: Clock,
         *,
         receipt_grace_seconds: int,
+        sends_on: Callable[[str], bool],
     ) -> None:
         self._book = book
         self._router = router
+        self._sends_on = sends_on
+        """Whether a tenant's messages go to the next route when they are reported undelivered."""
         self._hold = hold
         hold.released = self.look
         self._outboxes = outboxes
@@ -56,6 +62,8 @@ class Owner:
         self._unroutable: set[str] = set()
         self._evacuated: dict[str, frozenset[str]] = {}
         """Connector that is down → the connectors that were up when its queue was last routed anew."""
+        self.gate: Callable[[Message, int], Ruling] = lambda _message, _now_ms: GO
+        """Asked (message, ms since the epoch) before a message is routed."""
 
     def on_event(self, message: Message, event: Event, *, own: bool) -> None:
         """Book listener: what is new may change the next step."""
@@ -68,6 +76,8 @@ class Owner:
                 self.look(message.mid)
             elif message.mirror_first is not None:
                 self._hold.drop(message)
+        elif event.kind is Kind.UNDELIVERED and not message.final:
+            self.look(message.mid)  # a part goes to the next route
         elif message.final:
             self._wheel.drop(message.expires_at, message.mid)
             self._wheel.drop(message.expires_at + self._grace_ms, message.mid)
@@ -120,8 +130,39 @@ class Owner:
         due = max(message.send_at, message.retry_at)
         if due > now:
             self._wheel.add(due, message.mid)
-        elif message.mid not in self._queued:
+        elif message.mid not in self._queued and self.admits(message, now):
             self._enqueue(message)
+
+    def admits(self, message: Message, now: int) -> bool:
+        """Whether its recipient's preferences let it go now; else it fails, or is looked at when they may. Asked before it is queued, and when it leaves the queue."""
+        ruling = self.gate(message, now)
+        if ruling.go:
+            return True
+        mid = message.mid
+        if ruling.failed:
+            why = {"rule": ruling.rule, "detail": ruling.detail}
+            fact = Fact(
+                Kind.FAILED, why, None, ruling.failed, guard=lambda m: not m.final and mid not in self._book.flying
+            )
+            self._book.post(mid, fact)
+            return False
+        self._wheel.add(ruling.until, mid)
+        if ruling.rule:
+            self._defer(message, ruling)
+        return False
+
+    def _defer(self, message: Message, ruling: Ruling) -> None:
+        """Tell why it waits, once for each time."""
+        until = ruling.until
+        data = {
+            "attempt": message.attempt,
+            "parts": [],
+            "retry_at": until,
+            "rule": ruling.rule,
+            "detail": ruling.detail,
+        }
+        fact = Fact(Kind.DEFERRED, data, None, ruling.rule, guard=lambda m: not m.final and m.retry_at < until)
+        self._book.post(message.mid, fact)
 
     def _resends(self, message: Message, now: int) -> bool:
         return (
@@ -159,18 +200,36 @@ class Owner:
 
     def next_route(self, message: Message, tried: tuple[str, ...]) -> str | None:
         """The best route that is not among `tried`, by name; None when none is left."""
-        plan = self._router.plan(_request(message, tried))
+        plan = self._router.plan(request_of(message, tried))
         return plan.candidates[0].route.name if plan.candidates else None
 
+    def onward(self, message: Message, number: int) -> tuple[str, ...]:
+        """The routes tried, if a part that is reported undelivered shall go to the next one; nothing where the report is the end of it.
+
+        Only of a message that is open here: another node's is its owner's to send.
+        """
+        if (
+            self._book.get(message.mid) is not message
+            or message.final
+            or not self._sends_on(message.tenant)
+            or message.part(number).state not in (PartState.SUBMITTED, PartState.ENROUTE)
+            or len(message.tried) >= _MOST_TRIED
+            or self._clock.now_ms() >= message.expires_at
+        ):
+            return ()
+        tried = (*message.tried, message.route)
+        return tried if self.next_route(message, tried) is not None else ()
+
     def _enqueue(self, message: Message) -> None:
-        plan = self._router.plan(_request(message, message.tried))
+        plan = self._router.plan(request_of(message, message.tried))
+        decision = plan.decision.encoded if plan.decision is not None else ""
         outboxes = self._outboxes()
         for candidate in plan.candidates:
             outbox = outboxes.get(candidate.route.connector)
             if outbox is not None:
                 self._unroutable.discard(message.mid)
                 self._queued.add(message.mid)
-                outbox.push(message, candidate.route.name)
+                outbox.push(message, candidate.route.name, decision)
                 return
         self._unroutable.add(message.mid)  # looked at again when the catalog changes, and at its expiry
 
@@ -181,7 +240,7 @@ class Owner:
 
     async def evacuate(self, outbox: Outbox) -> None:
         """Route what waits in this outbox anew: its connector is down, or gone."""
-        for number, (mid, _route) in enumerate(outbox.take_queued(), 1):
+        for number, mid in enumerate(outbox.take_queued(), 1):
             self._queued.discard(mid)
             self.look(mid)
             if number % _SLICE == 0:
@@ -218,7 +277,8 @@ class Owner:
                 await self._evacuate_down()
 
 
-def _request(message: Message, tried: tuple[str, ...]) -> RouteRequest:
+def request_of(message: Message, tried: tuple[str, ...]) -> RouteRequest:
+    """What is asked of the router about a message."""
     return RouteRequest(
         message.tenant,
         message.to,
@@ -228,4 +288,8 @@ def _request(message: Message, tried: tuple[str, ...]) -> RouteRequest:
         message.max_price,
         tried,
         message.sender,
+        message.body,
+        message.encoding,
+        message.origin,
+        message.mid,
     )

@@ -86,6 +86,7 @@ class RegionAdopter:
             id=token("ad", 8),
             dc=dc,
             by=self._lease.node,
+            epoch=self._lease.epoch,
             dry_run=dry_run,
             unattempted=unattempted,
             at=now,

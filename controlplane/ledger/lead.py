@@ -43,7 +43,8 @@ class Leadership:
                 seen, since = now, self._clock.monotonic()
             free = seen is None or seen["released"] or seen["host"] == self._host
             if free or self._clock.monotonic() - since >= silence:
-                term = await self._store.take_lease(dc, seen, self._settings.node, self._host)
+                now_ms = self._clock.now_ms()
+                term = await self._store.take_lease(dc, seen, self._settings.node, self._host, now_ms)
                 if term is not None:
                     self.term = term
                     return term

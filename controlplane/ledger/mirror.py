@@ -6,7 +6,7 @@ finds there already is the same. Once all that a checkpoint covers is stored, it
 hands that over. Sizes, not times, say how far behind it is; `MirrorState` has both.
 
 - A successor is followed when one of the peer's keys signed it and its first entry commits to a size and root of the log before that the copy has.
-- An `erased` event erases what is held of its message, also what comes later.
+- An `erased` event erases what is held of its message, also what comes later. What comes without a payload and is not erased was damaged before: `bare`.
 - A peer's event whose `_id` another datacenter's event has: see `controlplane.store.copies`.
 - A smaller checkpoint is old news, if it belongs to what is held. An answer that does not continue what is held is refused, and the peer is asked to prove
   which history its newest checkpoint has; when that is another one than the log signed before, it is a fork: both are kept, and the log is frozen.
@@ -24,6 +24,7 @@ import structlog
 from controlplane.clock import Clock
 from controlplane.domain.events import Event, Kind
 from controlplane.errors import StoreUnavailableError
+from controlplane.ledger.bare import Bare
 from controlplane.ledger.check import Fault
 from controlplane.ledger.checkpoint import Checkpoint
 from controlplane.ledger.chunk import (
@@ -112,6 +113,7 @@ class Mirror:
         self._ahead: Reply | None = None
         """The answer to a pull from the edge on that was sent while the last chunk was stored."""
         self._stale = ""
+        self._bare = Bare(store, copies, client, peer.dc, clock)
         self.state = MirrorState(peer.dc)
 
     async def run(self) -> None:
@@ -156,6 +158,8 @@ class Mirror:
                 await self._suspect(edge, keys)
                 raise
             await self._keep(edge, chunk)
+            if chunk.reaches:
+                await self._bare.look()
         if reply.next and self._edge is not None and self._edge.held.size >= checkpoint.size:
             await self._follow(self._edge, reply.next)
             if self._edge is not None and self._edge.origin == edge.origin:
@@ -333,6 +337,7 @@ class Mirror:
 
     async def _store_all(self, edge: Edge, chunk: Chunk) -> bool:
         await self._copies.put(self._dc, chunk.events)
+        self._bare.met(edge.origin, edge.held.size, chunk.events)
         self._at("events")
         after = chunk.after
         if chunk.reaches:
@@ -361,12 +366,19 @@ async def store_chunk(
 ) -> bool:
     """Bundles, tiles and runs, then the log's document. False: somebody else has moved the copy.
 
-    `ver` orders writers of an own log; of a mirror's copy, what is longer is later. Without `final` the checkpoint waits for a `commit`.
+    `ver` orders writers of an own log; of a mirror's copy, what is longer is later: it may be another mirror's, or be left from before the log's document alone
+    was put back. What is there decides, since all of it was verified against one history, and this chunk was. Without `final` the checkpoint waits for a `commit`.
     """
     held = chunk.after.held
     bundles, runs = drafts(edge, chunk)
     if chunk.events:
-        await store.stage(edge.origin, held.size if ver is None else ver, bundles, chunk.growth.tiles, runs)
+        try:
+            await store.stage(edge.origin, held.size if ver is None else ver, bundles, chunk.growth.tiles, runs)
+        except StaleWriterError:
+            if ver is not None:
+                raise
+            replaced = await store.stage_under(edge.origin, held.size, bundles, chunk.growth.tiles, runs)
+            _log.warning("mirror_found_more", origin=edge.origin, size=held.size, replaced=replaced)
     at("staged")
     done = await copies.advance(edge.origin, edge.held, held, held.note if final and chunk.reaches else "")
     at("advanced")

@@ -7,6 +7,9 @@ Everything that it answers from is in MongoDB, so any ledger of a datacenter ans
 | `POST /add-checkpoint`, `GET /<hash>/checkpoint` | our witness (c2sp.org/tlog-witness) |
 | `POST /mirror` | entries of a log that is held here, own or mirrored, with payloads and proof; waits for news (`wire`) |
 | `POST /payloads` | entries one by one, for repair |
+| `POST /routing-states` | what this datacenter's nodes have learned about routes |
+| `POST /preferences` | recipients' suppressions and preferences |
+| `GET /adoptions?dc=` | which of our terms took over that datacenter's messages |
 | `GET /logs?dc=`, `GET /logs/<hash>/checkpoint`, `GET /logs/<hash>/tile/…` | which logs are held; each as c2sp.org/tlog-tiles |
 | `GET /livez`, `/readyz`, `/metrics` | |
 
@@ -40,12 +43,20 @@ from controlplane.ledger.published import Published, UnreadableLogError
 from controlplane.ledger.tiles import ENTRIES, WIDTH, Tile, decode_bundle, parse_path
 from controlplane.ledger.trust import Trust
 from controlplane.ledger.wire import (
+    MAX_STATES,
+    MAX_TERMS,
     PULL_BYTES,
     Answered,
     Ask,
+    Known,
+    Learned,
+    LearnedState,
     Listed,
+    PreferenceAsk,
+    PreferenceNews,
     Reply,
     T,
+    Taken,
     Wanted,
     decode,
     encode,
@@ -55,12 +66,22 @@ from controlplane.serving import RoleServer
 from controlplane.settings import Settings
 from controlplane.store.copies import local_mid, origin_hash
 from controlplane.store.ledger import Cosigned, Finding, LedgerStore, Log
+from controlplane.store.preference_news import Mark
+from controlplane.store.preference_news import PreferenceNews as PreferenceStore
+from controlplane.store.regions import RegionStore
+from controlplane.store.routing_states import RoutingStates
 
 __all__ = ["PeerServer", "PeerServices", "create_app"]
 
 _log = structlog.get_logger()
 _MAX_BODY = 1024 * 1024
 _MSGPACK = "application/msgpack"
+_OTHER_KEY = (
+    "recipients are hashed with another key here: opt-outs do not count across these datacenters. "
+    "HELIOGRAPH_SECRET_KEY must be the same in both"
+)
+_STALLED_MS = 60_000
+"""An adoption that has not said for so long how far it is goes on no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +97,9 @@ class PeerServices:
     health: Callable[[], tuple[bool, Mapping[str, str]]]
     """Whether this ledger does its work, and its checks by name."""
     registry: CollectorRegistry
+    routing: RoutingStates
+    preferences: PreferenceStore
+    regions: RegionStore
     news: Wait = look_again
 
 
@@ -115,6 +139,9 @@ def create_app(services: PeerServices) -> FastAPI:
     app.get("/{digest}/checkpoint")(here.cosigned)
     app.post("/mirror")(here.mirror)
     app.post("/payloads")(here.payloads)
+    app.post("/routing-states")(here.routing_states)
+    app.post("/preferences")(here.preferences)
+    app.get("/adoptions")(here.adoptions)
     app.get("/logs")(here.logs)
     app.get("/logs/{digest}/checkpoint")(here.checkpoint)
     app.get("/logs/{digest}/{path:path}")(here.tile)
@@ -264,6 +291,28 @@ class _Handlers:
                     at=now,
                 )
             )
+
+    async def routing_states(self, request: Request) -> Response:
+        """Of this datacenter's own nodes: a peer hears of others from themselves."""
+        known = (await _message(request, Known)).states
+        found = await self._services.routing.newer(known, self._services.settings.datacenter)
+        states = [LearnedState(item.node, item.at, item.state) for item in found[:MAX_STATES]]
+        return Response(encode(Learned(states)), media_type=_MSGPACK)
+
+    async def preferences(self, request: Request) -> Response:
+        """All that is held here, wherever it was written. 409 where the asker could not find its recipients in it."""
+        ask, store = await _message(request, PreferenceAsk), self._services.preferences
+        if ask.key != store.key_id:
+            raise _RefusedError(409, _OTHER_KEY)
+        news = await store.since(Mark(ask.version, ask.token, ask.scan))
+        answer = PreferenceNews(*news.mark, news.head, news.told, news.scanned)
+        return Response(encode(answer), media_type=_MSGPACK)
+
+    async def adoptions(self, dc: str) -> Response:
+        """For a datacenter that has come back."""
+        here, now = self._services.settings.datacenter, self._services.clock.now_ms()
+        terms, running = await self._services.regions.taken_by(here, dc, now - _STALLED_MS)
+        return Response(encode(Taken(terms[-MAX_TERMS:], running)), media_type=_MSGPACK)
 
     async def payloads(self, request: Request) -> Response:
         """Entries one by one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -18,15 +18,22 @@ from controlplane.ledger.wire import (
     MAX_REPLY_BYTES,
     Answered,
     Ask,
+    Known,
+    Learned,
+    LearnedState,
     Listed,
+    PreferenceAsk,
+    PreferenceNews,
     Reply,
     T,
+    Taken,
     Wanted,
     decode,
     encode,
 )
 from controlplane.settings import Peer, Settings, Witness
 from controlplane.store.copies import origin_hash
+from controlplane.store.preference_news import Mark, News
 
 __all__ = ["Answer", "LedgerClient", "PeerError", "peer_tls"]
 
@@ -165,6 +172,22 @@ class LedgerClient:
             return msgspec.json.decode(answer.body, type=list[Listed])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise PeerError(f"{self.name}: not a list of logs: {error}") from None
+
+    async def taken(self, dc: str) -> Taken:
+        """GET /adoptions: which of the peer's terms took over messages of `dc`."""
+        return self._decoded(await self.request("GET", f"/adoptions?dc={dc}"), Taken)
+
+    async def routing_states(self, known: Mapping[str, int]) -> list[LearnedState]:
+        """POST /routing-states: what the peer's own nodes have learned later than `known` (`<dc>/<node>` → ms) says."""
+        answer = await self.request("POST", "/routing-states", encode(Known(dict(known))), most=MAX_REPLY_BYTES)
+        return self._decoded(answer, Learned).states
+
+    async def preferences(self, key_id: str, mark: Mark) -> News:
+        """POST /preferences: what has changed since `mark`, of recipients hashed with this key."""
+        body = encode(PreferenceAsk(key_id, mark.version, mark.token, mark.scan))
+        answer = await self.request("POST", "/preferences", body, most=MAX_REPLY_BYTES)
+        news = self._decoded(answer, PreferenceNews)
+        return News(Mark(news.version, news.token, news.scan), news.head, news.told, news.scanned)
 
     async def checkpoint(self, origin: str) -> str | None:
         """The checkpoint of a log that the peer holds; None where it holds none."""

@@ -1,7 +1,7 @@
 """The sequencer: puts this datacenter's events into its log, one round after the other. One leads; whoever led before is fenced by the log's term.
 
-A round gathers what each node has written beyond its mark (contiguous in q: a gap waits), stages bundles, tiles and runs as drafts, reads the drafts back and
-recomputes the root from them by a second way (`_check`), signs, and makes all of it true by one conditional update of the log's document. Killed before
+A round gathers what each node has written beyond its mark (contiguous in q: a gap waits), stages bundles, tiles and runs as drafts, reads the drafts back,
+compares them, recomputes the root from them by a second way (`_check`), signs, and makes all of it true by one conditional update of the log's document. Killed before
 that update, nothing has happened, and whoever leads next drafts anew over the same places; killed after it, everything has.
 
 A log ends with its quarter, with its key, or with repair; its successor begins with an `opened` entry that commits to it.
@@ -22,7 +22,7 @@ from controlplane.ledger.checkpoint import Checkpoint, origin_of, quarter_of
 from controlplane.ledger.chunk import DamagedCopyError, Edge
 from controlplane.ledger.merkle import EMPTY, Growth, grow, root_of
 from controlplane.ledger.note import Note, Signer, derive
-from controlplane.ledger.tiles import HASH_BYTES, WIDTH, decode_bundle, encode_bundle, tile_hashes
+from controlplane.ledger.tiles import HASH_BYTES, TILE_BYTES, WIDTH, encode_bundle
 from controlplane.settings import Settings
 from controlplane.store.committer import Committer
 from controlplane.store.copies import Held
@@ -273,35 +273,25 @@ class Sequencer:
         return marks
 
     async def _check(self, growth: Growth, staged: Mapping[int, bytes]) -> None:
-        """Before anything is signed: from the drafts as they are stored to the root, by RFC 6962's recursive definition instead of row by row.
+        """Before anything is signed: what is stored is what was staged, and leads to the root by RFC 6962's recursive definition instead of row by row.
 
         The part of the tree that no draft touches enters by the hashes that were signed before.
         """
         origin = self.log.origin
-        bundles = await self._store.bundles(origin, list(staged))
+        if await self._store.bundles(origin, list(staged)) != staged:
+            raise DamagedLogError(
+                f"{origin}: the drafts of bundles {min(staged)} to {max(staged)} are not what was staged"
+            )
         tiles = await self._store.tiles(origin, growth.tiles)
-        try:
-            below: dict[int, bytes] = {}
-            """Place in the level → hash, as what is below has it."""
-            for index in staged:
-                hashes = _cut(tile_hashes(decode_bundle(bundles[index])))
-                below |= dict(enumerate(hashes, index * WIDTH))
-                if len(hashes) * HASH_BYTES != len(tiles[0, index]):
-                    raise DamagedLogError(f"{origin}: the draft of bundle {index} has not as many entries as its tile")
-            for level in range(8):
-                complete = {}
-                for index in [index for at, index in growth.tiles if at == level]:
-                    hashes = _cut(tiles[level, index])
-                    for at, value in enumerate(hashes, index * WIDTH):
-                        if below.get(at, value) != value:
-                            raise DamagedLogError(
-                                f"{origin}: the draft of tile {level}/{index} does not agree with what is below it"
-                            )
-                    if len(hashes) == WIDTH:
-                        complete[index] = root_of(hashes)
-                below = complete
-        except (KeyError, ValueError) as error:
-            raise DamagedLogError(f"{origin}: a draft cannot be read back: {error}") from None
+        if tiles != growth.tiles:
+            raise DamagedLogError(f"{origin}: the drafts of tiles are not what was staged")
+        for (level, index), data in tiles.items():
+            above = tiles.get((level + 1, index // WIDTH))
+            place = index % WIDTH * HASH_BYTES
+            if len(data) == TILE_BYTES and (above is None or root_of(_cut(data)) != above[place : place + HASH_BYTES]):
+                raise DamagedLogError(
+                    f"{origin}: the draft of tile {level}/{index} does not agree with what is above it"
+                )
         if self._root(growth, tiles) != growth.root:
             raise DamagedLogError(f"{origin}: the stored drafts do not lead to the root of {growth.size} entries")
 

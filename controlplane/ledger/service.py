@@ -18,12 +18,15 @@ from controlplane.clock import Clock, SystemClock
 from controlplane.domain.events import Kind
 from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.chunk import DamagedCopyError, RefusedReplyError
+from controlplane.ledger.comeback import Inquiry
+from controlplane.ledger.exchange import Exchange
 from controlplane.ledger.lead import Leadership
 from controlplane.ledger.mirror import Mirror
 from controlplane.ledger.news import News, look_again
 from controlplane.ledger.note import Verifier
 from controlplane.ledger.peer_api import PeerServer, PeerServices, create_app
 from controlplane.ledger.peer_client import LedgerClient, PeerError
+from controlplane.ledger.preferences import PreferenceExchange
 from controlplane.ledger.published import Published
 from controlplane.ledger.publisher import Publisher
 from controlplane.ledger.repair import Leader, Repair
@@ -35,11 +38,16 @@ from controlplane.ledger.witness import Forks, Witness
 from controlplane.serving import listen, serve
 from controlplane.settings import Settings
 from controlplane.store.client import Database, connect
+from controlplane.store.comebacks import Comebacks
 from controlplane.store.committer import Committer
 from controlplane.store.copies import Copies
 from controlplane.store.leases import HostLock
 from controlplane.store.ledger import LEDGER_NODE, LedgerStore, Log, StaleWriterError
 from controlplane.store.ledger_scrub import ScrubStore
+from controlplane.store.preference_news import PreferenceNews
+from controlplane.store.preferences import PreferenceStore
+from controlplane.store.regions import RegionStore
+from controlplane.store.routing_states import RoutingStates
 from controlplane.store.schema import wait_for_indexes
 from controlplane.tasks import going_on
 from controlplane.telemetry.logs import configure
@@ -65,11 +73,15 @@ class Ledger:
         self._lock = lock
         self.store = LedgerStore(database)
         self.copies = Copies(database, self.store)
+        self.routing = RoutingStates(database)
+        recipients = PreferenceStore(database, settings.secret, clock, settings.datacenter)
+        self.preferences = PreferenceNews(database, recipients)
         self.published = Published(self.store, clock)
         self.leadership = Leadership(self.store, settings, clock, lock.host)
         self.sequencer: Sequencer | None = None
         self.mirrors: list[Mirror] = []
         self.publishers: list[Publisher] = []
+        self.exchanges: list[PreferenceExchange] = []
         self.news = News()
         self._round = asyncio.Lock()
         """Held by a round, and by repair while it ends a log."""
@@ -87,6 +99,9 @@ class Ledger:
             forks=forks,
             health=self.health,
             registry=self.registry,
+            routing=self.routing,
+            preferences=self.preferences,
+            regions=RegionStore(database),
             news=self._wait,
         )
         self.app = create_app(services)
@@ -113,6 +128,7 @@ class Ledger:
         checks = {
             "role": "leads" if self.leadership.term else "waits",
             "sequencing": self.problem or "ok",
+            "preferences": next((one.problem for one in self.exchanges if one.problem), "ok"),
         }
         return not self.problem, checks
 
@@ -161,7 +177,7 @@ class Ledger:
             await self._step_down()
 
     async def _step_down(self) -> None:
-        self.sequencer, self.mirrors, self.publishers = None, [], []
+        self.sequencer, self.mirrors, self.publishers, self.exchanges = None, [], [], []
         term, self.problem = self.leadership.term, ""
         try:
             async with asyncio.timeout(2.0):
@@ -207,6 +223,10 @@ class Ledger:
             parts += [self._sequence(self.sequencer, rule)]
             parts += [mirror.run() for mirror in self.mirrors]
             parts += [publisher.run() for publisher in self.publishers]
+            parts += [Exchange(self.routing, client).run() for client in peers]
+            self.exchanges = [PreferenceExchange(self.preferences, client, self.clock) for client in peers]
+            parts += [exchange.run() for exchange in self.exchanges]
+            parts += [Inquiry(Comebacks(self.database), client, settings.datacenter).run() for client in peers]
             yield parts
 
     def _publish(self, client: LedgerClient, verifier: Verifier) -> None:

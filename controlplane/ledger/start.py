@@ -262,7 +262,7 @@ class StartRule:
             log = log or await self._begin(origin, chunk.events[0])
             terms = {(each.node, each.epoch) for each in chunk.events if each.kind is not Kind.OPENED}
             seen |= terms
-            await self._copies.put(log.dc, chunk.events)
+            await self._copies.put(log.dc, chunk.events, own=True)
             await self._copies.raise_terms(log.dc, terms)
             if not await store_chunk(self._store, self._copies, edge, chunk, ver=term << 32, final=False):
                 raise StaleWriterError(f"{origin} was moved by somebody else")

@@ -11,17 +11,28 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from controlplane.store.preference_news import Record
+
 __all__ = [
     "MAX_ENTRIES",
     "MAX_NOTE",
     "MAX_PAYLOADS",
     "MAX_REPLY_BYTES",
+    "MAX_STATES",
+    "MAX_STATE_BYTES",
+    "MAX_TERMS",
     "PULL_BYTES",
     "Answered",
     "Ask",
+    "Known",
+    "Learned",
+    "LearnedState",
     "Listed",
+    "PreferenceAsk",
+    "PreferenceNews",
     "Reply",
     "T",
+    "Taken",
     "Wanted",
     "decode",
     "encode",
@@ -34,6 +45,9 @@ PULL_BYTES = 8 * 1024 * 1024
 MAX_REPLY_BYTES = 48 * 1024 * 1024
 """Longer ones are not read."""
 MAX_NOTE = 64 * 1024
+MAX_STATES = 256
+MAX_STATE_BYTES = 8 * 1024 * 1024
+MAX_TERMS = 1_024
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -102,6 +116,54 @@ class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     state: str
     previous: str
     next: str
+
+
+class Known(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`POST /routing-states`: the asker has these, id → ms since the epoch."""
+
+    states: Annotated[dict[str, _Size], msgspec.Meta(max_length=MAX_STATES)]
+
+
+class LearnedState(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What one node of the answering datacenter has learned about routes."""
+
+    node: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    at: _Size
+    state: Annotated[bytes, msgspec.Meta(max_length=MAX_STATE_BYTES)]
+
+
+class Learned(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Those that are later."""
+
+    states: Annotated[list[LearnedState], msgspec.Meta(max_length=MAX_STATES)]
+
+
+class PreferenceAsk(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`POST /preferences`: the asker has heard so far (`store.preference_news.Mark`). `key` says which key its recipients are hashed with."""
+
+    key: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+    version: Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
+    token: _Size
+    scan: Annotated[str, msgspec.Meta(pattern="^([sp][0-9a-f]{0,40})?$")] | None
+
+
+class PreferenceNews(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What is new (`store.preference_news.News`)."""
+
+    version: _Size
+    token: _Size
+    scan: Annotated[str, msgspec.Meta(pattern="^([sp][0-9a-f]{0,40})?$")] | None
+    head: _Size
+    told: list[Record]
+    scanned: list[Record]
+
+
+class Taken(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`GET /adoptions?dc=`: the answering datacenter's terms that took over messages of `dc`, each with the number of its last event (node, epoch, q)."""
+
+    terms: Annotated[list[tuple[str, _Size, _Size]], msgspec.Meta(max_length=MAX_TERMS)]
+    running: bool
+    """One still does."""
 
 
 T = TypeVar("T")

@@ -7,6 +7,7 @@ submit to this connector had no response and whose recipient is the receipt's so
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message, PartState
@@ -18,13 +19,23 @@ from controlplane.store.orphans import Orphan, OrphanStore
 __all__ = ["Correlator"]
 
 _MAY_LEAVE_UNKNOWN = frozenset({Kind.UNKNOWN, Kind.ADOPTED})
+_Found = tuple[str, tuple[int, ...], bool]
+"""(mid, part numbers, whether the receipt is about an earlier submit of them)."""
 
 
 class Correlator:
     """One per node."""
 
-    def __init__(self, book: Book, reader: EventReader, orphans: OrphanStore) -> None:
+    def __init__(
+        self,
+        book: Book,
+        reader: EventReader,
+        orphans: OrphanStore,
+        onward: Callable[[Message, int], tuple[str, ...]],
+    ) -> None:
         self._book = book
+        self._onward = onward
+        """(message, part that is reported undelivered) → the routes tried, where the part shall go to the next one."""
         self._reader = reader
         self._orphans = orphans
         self._learners: dict[str, FormatLearner] = {}
@@ -67,7 +78,7 @@ class Correlator:
         found = self._open_here(connector, self._keys(connector, fmt, receipt), recipient, receipt)
         if found is None:
             return False
-        mid, numbers = found
+        mid, numbers, former = found
         waiting = len(numbers)
 
         def written(_event: Event | None, error: BaseException | None) -> None:
@@ -77,7 +88,7 @@ class Correlator:
                 done(error)
 
         for number in numbers:
-            fact = _fact(connector, number, receipt)
+            fact = self._fact(mid, connector, number, receipt, former=former)
             fact.done = written
             self._book.post(mid, fact)
         return True
@@ -114,35 +125,43 @@ class Correlator:
 
     async def _join(self, connector: str, keys: tuple[str, ...], recipient: str, receipt: Receipt) -> bool:
         found = self._open_here(connector, keys, recipient, receipt)
-        if found is not None:
-            return await self._record(*found, connector, receipt)
-        mid = await self._in_store(keys, recipient) if keys else None
-        if mid is None:
-            mid = self._of_unknown(connector, recipient, receipt)
-        if mid is None:
+        if found is None and keys:
+            found = await self._in_store(connector, keys, recipient, receipt)
+        if found is None and (mid := self._of_unknown(connector, recipient, receipt)) is not None:
+            message = self._book.open[mid]
+            unknown = [number for number, part in enumerate(message.parts, 1) if part.state is PartState.UNKNOWN]
+            found = mid, tuple(unknown[:1]), False
+        if found is None:
             return False
-        return await self._record(mid, await self._parts(mid, connector, keys, receipt), connector, receipt)
+        mid, numbers, former = found
+        for number in numbers:
+            await self._book.record(mid, self._fact(mid, connector, number, receipt, former=former))
+        return bool(numbers)
 
-    def _open_here(
-        self, connector: str, keys: Iterable[str], recipient: str, receipt: Receipt
-    ) -> tuple[str, tuple[int, ...]] | None:
-        """(mid, parts) of the message that is open here and known by one of `keys`."""
+    def _open_here(self, connector: str, keys: Iterable[str], recipient: str, receipt: Receipt) -> _Found | None:
+        """The message that is open here and known by one of `keys`."""
         for key in keys:
             found = self._book.parts_of(key)
             message = self._book.get(found[0]) if found else None
             if found and message is not None and _same_number(message.to, recipient):
                 self._learner(connector).observe(connector, receipt.id, key)
-                return found
+                mid, numbers = found
+                return mid, numbers, _former(message, numbers, key)
         return None
 
-    async def _in_store(self, keys: tuple[str, ...], recipient: str) -> str | None:
+    async def _in_store(self, connector: str, keys: tuple[str, ...], recipient: str, receipt: Receipt) -> _Found | None:
+        """The stored message that one of `keys` belongs to, and the parts that were submitted under it."""
         events = await self._reader.by_carrier_ids(keys)
         order = {key: rank for rank, key in enumerate(keys)}
         events.sort(key=lambda event: min(order.get(cid, len(order)) for cid in event.cids))
         for event in events:
             story = await self._book.load(event.mid)
-            if story is not None and (story[0].erased or _same_number(story[0].to, recipient)):
-                return event.mid
+            if story is None or not (story[0].erased or _same_number(story[0].to, recipient)):
+                continue
+            key = next(cid for cid in event.cids if cid in order)
+            self._learner(connector).observe(connector, receipt.id, key)
+            numbers = tuple(number for number, _ in (event.data or {}).get("part_ids", ()))
+            return event.mid, numbers, _former(story[0], numbers, key)
         return None
 
     def _of_unknown(self, connector: str, recipient: str, receipt: Receipt) -> str | None:
@@ -153,43 +172,32 @@ class Correlator:
             mids = [mid for mid in mids if (message := self._book.get(mid)) and message.body.startswith(opening)]
         return mids[0] if len(mids) == 1 else None
 
-    async def _parts(self, mid: str, connector: str, keys: tuple[str, ...], receipt: Receipt) -> tuple[int, ...]:
-        """Which parts of a stored message the receipt speaks of: those with its id, else the first whose outcome is unknown."""
-        message = self._book.get(mid) or (await self._book.load(mid) or (None,))[0]
-        if message is None:
-            return ()
-        numbers = []
-        for number, part in enumerate(message.parts, 1):
-            if part.cid and part.connector == connector:
-                key = submit_key(connector, part.cid)
-                if key in keys:
-                    numbers.append(number)
-                    self._learner(connector).observe(connector, receipt.id, key)
-        return (
-            tuple(numbers)
-            or tuple(number for number, part in enumerate(message.parts, 1) if part.state is PartState.UNKNOWN)[:1]
+    def _fact(self, mid: str, connector: str, number: int, receipt: Receipt, *, former: bool) -> Fact:
+        """The receipt as an event of one part. A repeated one is declined, and one of an erased message, which would say again what was erased.
+
+        One that no state can be read from is kept and shown, and settles nothing.
+        """
+        kind = kind_of(receipt.state) or Kind.ENROUTE
+        seen = f"{receipt.state} {receipt.error} {receipt.done_date}"
+        data: dict[str, Any] = {"part": number, "connector": connector, "receipt": receipt.as_data()}
+        message = self._book.get(mid)
+        if former:
+            data["former"] = True
+        elif kind is Kind.UNDELIVERED and message is not None and (tried := self._onward(message, number)):
+            data["tried"] = list(tried)
+        return Fact(
+            kind,
+            data,
+            "",
+            reason_of(kind, receipt),
+            guard=lambda message: not message.erased and message.part(number).receipt != seen,
         )
 
-    async def _record(self, mid: str, numbers: tuple[int, ...], connector: str, receipt: Receipt) -> bool:
-        for number in numbers:
-            await self._book.record(mid, _fact(connector, number, receipt))
-        return bool(numbers)
 
-
-def _fact(connector: str, number: int, receipt: Receipt) -> Fact:
-    """The receipt as an event of one part. A repeated one is declined, and one of an erased message, which would say again what was erased.
-
-    One that no state can be read from is kept and shown, and settles nothing.
-    """
-    kind = kind_of(receipt.state) or Kind.ENROUTE
-    seen = f"{receipt.state} {receipt.error} {receipt.done_date}"
-    return Fact(
-        kind,
-        {"part": number, "connector": connector, "receipt": receipt.as_data()},
-        "",
-        reason_of(kind, receipt),
-        guard=lambda message: not message.erased and message.part(number).receipt != seen,
-    )
+def _former(message: Message, numbers: tuple[int, ...], key: str) -> bool:
+    """Whether the carrier's id is that of an earlier submit: the part has gone out again since."""
+    parts = [message.part(number) for number in numbers]
+    return bool(parts) and all(part.cid and submit_key(part.connector, part.cid) != key for part in parts)
 
 
 def _same_number(to: str, recipient: str) -> bool:

@@ -133,6 +133,8 @@ class Book:
         self._lanes: dict[str, _Lane] = {}
         self._listeners: list[Listener] = []
         self._carrier_ids: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._former: dict[str, list[str]] = {}
+        """mid → keys of earlier submits of its parts, which went out again since."""
         self.flying: dict[str, int] = {}
         """Messages in hand → how many of their submits have no durable outcome. They can be neither cancelled nor expired."""
         self._ages: list[tuple[int, str]] = []
@@ -266,7 +268,7 @@ class Book:
         if self.open.pop(message.mid, None) is None:
             return
         self._stragglers.pop(message.mid, None)
-        for key in _known_as(message):
+        for key in (*_known_as(message), *self._former.pop(message.mid, ())):
             if self._carrier_ids.get(key, ("",))[0] == message.mid:
                 del self._carrier_ids[key]
 
@@ -330,7 +332,13 @@ class Book:
         `known` spares a read where the caller has just folded a message that is not open here.
         """
         for key in fact.cids:  # a receipt may come before this is committed: it queues in the lane behind it
-            self._carrier_ids[key] = (mid, tuple(number for number, _ in fact.data["part_ids"]))
+            numbers = tuple(number for number, _ in fact.data["part_ids"])
+            self._carrier_ids[key] = (mid, numbers)
+            message = self.open.get(mid)
+            if message is not None and message.tried:
+                parts = [message.part(number) for number in numbers]
+                former = [submit_key(part.connector, part.cid) for part in parts if part.cid]
+                self._former.setdefault(mid, []).extend(former)
         lane = self._lanes.get(mid)
         if lane is not None:
             lane.facts.append(fact)

@@ -15,6 +15,7 @@ import structlog
 from pymongo.errors import DuplicateKeyError
 
 from controlplane.domain.catalog import BindType, CallbackEndpoint, Connector, Key, Route, Snapshot, Tenant
+from controlplane.domain.quiet import quiet_document, quiet_record
 from controlplane.errors import Problem, StoreUnavailableError
 from controlplane.store.client import Database, Document, border
 from controlplane.store.seal import Seal
@@ -28,8 +29,8 @@ _POLL_SECONDS = 0.5
 Record = Tenant | Key | Connector | Route | CallbackEndpoint
 R = TypeVar("R", Tenant, Key, Connector, Route, CallbackEndpoint)
 
-_SETS = {"scopes", "sender_types", "classes", "events"}
-_TUPLES = {"prefixes", "callback_secrets"}
+_SETS = {"scopes", "sender_types", "classes", "events", "opt_out_classes"}
+_TUPLES = {"prefixes", "callback_secrets", "opt_out_keywords", "opt_in_keywords"}
 
 
 class CatalogError(Problem):
@@ -102,6 +103,7 @@ class Catalog:
             values["bind_type"] = BindType(values["bind_type"])
         if kind is Tenant:
             values["callback_secrets"] = tuple(map(self._seal.open, values.get("callback_secrets", ())))
+            values["quiet_hours"] = quiet_record(values.get("quiet_hours", {}))
         return kind(**values)
 
     def _document(self, record: Record) -> Document:
@@ -114,6 +116,7 @@ class Catalog:
             document["bind_type"] = record.bind_type.value
         if isinstance(record, Tenant):
             document["callback_secrets"] = [self._seal.seal(secret) for secret in record.callback_secrets]
+            document["quiet_hours"] = quiet_document(record.quiet_hours)
         document["_id"] = _identity(record)
         return document
 

@@ -7,17 +7,24 @@
 | ledger_conflicts | `<mid>@<dc>` and the ordinal from which this datacenter has that one's events of the message under that name |
 | ledger_erasures | an erasure of which some event of the message had not come yet |
 
+The last three are not sharded, on purpose: one document for each log, one for each message that two datacenters accepted under one key while they were apart, and
+erasures that overtook their message. They stay small, are read whole or by `_id` in lists, and lie on the database's primary shard with the ledger's other
+collections but bundles and tiles (`BY_ID` in infra/render.py).
+
 **The conflict rule.** `<mid>:<k>` can be taken here by another datacenter's event: the same Idempotency-Key was used in both while neither knew of the other's
 message, or both wrote to one message while they were apart. Events are the same when (dc, n, e, q) are. Where they are not, what came first stays, and the
 mirrored event, with every later one that its datacenter wrote to the message, is kept under `<mid>@<dc>`. So each datacenter has its own story under the plain
 id, and both are readable in both. Leaves, and so proofs, name the plain id always. `local_id` says where a leaf's event is.
+
+At home the plain id is the own story's, without exception: nodes write to it. Where a restored database has mirrored the other's story there before it got its
+own one back, the other's makes room. So no event of this datacenter ever has a second name here, and nobody looks for one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -26,7 +33,7 @@ from pymongo.errors import DuplicateKeyError
 from controlplane.domain.events import Event, Kind
 from controlplane.errors import StoreUnavailableError
 from controlplane.store.client import Database, Document, border
-from controlplane.store.events import from_document, of_message
+from controlplane.store.events import from_document, of_message, to_document
 from controlplane.store.leases import CLOSED, RELEASED
 from controlplane.store.ledger import LEASE, LEDGER_NODE, LOGS, LedgerStore, Log
 from controlplane.store.schema import EVENTS, TERMS
@@ -192,9 +199,49 @@ class Copies:
             documents = await self._conflicts.find({"_id": {"$in": wanted}}).to_list()
         return {document["mid"]: document["k"] for document in documents}
 
-    async def put(self, dc: str, events: Sequence[Event]) -> None:
-        """Store verified events of `dc`'s log, by the conflict rule, and forget what those among them erase. Those that are there already stay as they are."""
-        apart = await self.apart(dc, (event.mid for event in events))
+    async def shared(self, mids: Iterable[str]) -> dict[str, list[str]]:
+        """The second names of stories that begin with events of these messages: what erases such a story erases all that is here of the message."""
+        with border():
+            documents = await self._conflicts.find({"mid": {"$in": sorted(set(mids))}, "k": {"$gt": 0}}).to_list()
+        found: dict[str, list[str]] = {}
+        for document in documents:
+            found.setdefault(document["mid"], []).append(document["_id"])
+        return found
+
+    async def explained(self, mids: Collection[str]) -> set[str]:
+        """Those of these messages that are known to be erased, in whichever datacenter's story: by an `erased` event, or one that waits for the others."""
+        found = {each.mid for each in await self.erasures()} & set(mids)
+        wanted = sorted(set(mids) - found)
+        with border():
+            conflicts = await self._conflicts.find({"mid": {"$in": wanted}}, {"_id": 1}).to_list() if wanted else []
+        names = [*wanted, *(document["_id"] for document in conflicts)]
+        for start in range(0, len(names), _CHUNK // 5):
+            ranges = [of_message(name) for name in names[start : start + _CHUNK // 5]]
+            query = {"$or": ranges, "kind": Kind.ERASED.value}
+            with border():
+                async for document in self._events.find(query, {"mid": 1}):
+                    found.add(document["mid"].partition("@")[0])
+        return found
+
+    async def complete(self, event: Event, identity: str) -> None:
+        """The payload of a mirrored event that came without, verified; unless the message is erased by now."""
+        mid = identity.rpartition(":")[0]
+        document = to_document(replace(event, mid=mid))
+        fields = {name: document[name] for name in ("t", "data", "salt", "cids") if name in document}
+        query = {"_id": identity, "mid": mid, "leaf": event.leaf, "data": None}
+        with border():
+            await self._events.update_one(query, {"$set": fields})
+        if await self.explained([event.mid]):
+            with border():
+                gone = {"$set": {"data": None, "salt": None}, "$unset": {"cids": ""}}
+                await self._events.update_one({"_id": identity, "mid": mid}, gone)
+
+    async def put(self, dc: str, events: Sequence[Event], *, own: bool = False) -> None:
+        """Store verified events of `dc`'s log, by the conflict rule, and forget what those among them erase. Those that are there already stay as they are.
+
+        `own`: they are this datacenter's, and come back.
+        """
+        apart = {} if own else await self.apart(dc, (event.mid for event in events))
         rounds: list[list[Event]] = []
         seen: dict[str, int] = {}
         for event in sorted(
@@ -207,8 +254,12 @@ class Copies:
             rounds[turn].append(event)
         for each in rounds:
             batch = [_renamed(event) if event.k >= apart.get(event.mid, math.inf) else event for event in each]
-            for event in await self._conflicting(batch, await self._store.put_events(batch)):
-                if "@" in event.mid:
+            conflicts = await self._conflicting(batch, await self._store.put_events(batch))
+            if own and conflicts:
+                await self._make_room(dc, conflicts)
+                conflicts = await self._conflicting(conflicts, await self._store.put_events(conflicts))
+            for event in conflicts:
+                if own or "@" in event.mid:
                     _log.error("event_twice_in_a_log", id=event.id, dc=dc)  # scrubbing names it
                     continue
                 apart[event.mid] = event.k
@@ -237,6 +288,15 @@ class Copies:
             if (d := found[event.id])
             and (d["dc"], d["n"], d["e"], d["q"]) != (event.dc, event.node, event.epoch, event.q)
         ]
+
+    async def _make_room(self, own: str, events: Sequence[Event]) -> None:
+        """Other datacenters' events that have the plain ids of these own ones get their second names."""
+        stored = await self._store.events([(event.mid, event.k) for event in events])
+        for other in stored.values():
+            if other.dc != own:
+                await self._set_apart(other)
+                with border():
+                    await self._events.delete_one({"_id": other.id, "mid": other.mid, "dc": other.dc})
 
     async def _set_apart(self, event: Event) -> None:
         """From this event on, its datacenter's events of the message have the second name; later ones that came before it move there."""

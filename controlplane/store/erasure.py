@@ -8,7 +8,7 @@ happens twice. First the `erased` event, then the content: what is cut short bet
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -21,12 +21,13 @@ from controlplane.domain.message import Message, fold
 from controlplane.errors import StoreUnavailableError
 from controlplane.store.book import Book, Fact
 from controlplane.store.client import Database, border
+from controlplane.store.copies import local_mid
 from controlplane.store.events import EventReader
 from controlplane.store.leases import Lease
 from controlplane.store.regions import RegionStore
 from controlplane.tasks import going_on
 
-__all__ = ["RETENTION", "Retention", "erased", "home"]
+__all__ = ["RETENTION", "Retention", "erased", "home", "stories_of"]
 
 _log = structlog.get_logger()
 RETENTION = "retention"
@@ -42,6 +43,12 @@ _DAY_MS = 86_400_000
 def home(message: Message, events: list[Event]) -> str:
     """The datacenter that alone may change a message: its owner's; of one from a phone, where it came in."""
     return message.owner[0] if message.owner else events[0].dc
+
+
+def stories_of(mid: str, adopted: Iterable[str]) -> list[str]:
+    """The names under which a message's content is kept here that is erased with it: its own, and those of what `adopted` datacenters, which cannot any more,
+    accepted under the same Idempotency-Key (`controlplane.store.copies`). A second name is never written to: the message's own `erased` stands for both."""
+    return [mid, *(local_mid(mid, dc) for dc in adopted)]
 
 
 def erased(message: Message, reason: str | None = None) -> Fact:
@@ -161,15 +168,20 @@ class Retention:
         still: list[str] = []
         ripe: list[Message] = []
         done: list[str] = []
-        for mid, events in (await self._reader.load_many(mids)).items():
+        second = {mid.partition("@")[0] for mid in mids if "@" in mid}
+        for mid, events in (await self._reader.load_many({mid.partition("@")[0] for mid in mids})).items():
             try:
                 message = fold(events)
             except ValueError as error:
                 _log.error("damaged_message", mid=mid, reason=str(error))
                 continue
-            if message is None or home(message, events) not in homes:
+            if message is None:
                 continue
-            if not message.final:
+            if message.erased and mid in second:
+                done.append(mid)
+            elif home(message, events) not in homes:
+                continue
+            elif not message.final:
                 still.append(mid)
             elif not message.erased:
                 ripe.append(message)
@@ -178,6 +190,7 @@ class Retention:
         await asyncio.gather(*(self._book.record(message.mid, erased(message, "retention")) for message in ripe))
         done += [message.mid for message in ripe]
         if done:
-            await self._reader.erase(*done)
+            others = [dc for dc in homes if dc != self._lease.dc]
+            await self._reader.erase(*(name for mid in done for name in stories_of(mid, others)))
             self.erased += len(done)
         return still

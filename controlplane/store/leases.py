@@ -1,6 +1,6 @@
 """Who may act: a node's term (node, epoch), kept alive by a heartbeat, and the finding of dead terms.
 
-A term is one document: `{_id: "<node>:<epoch>", n, e, beat, state, by, host, url, checkpoint}`; `state` is live → released → closed, or live → closed.
+A term is one document: `{_id: "<node>:<epoch>", n, e, beat, state, by, host, url, checkpoint, acted}`; `state` is live → released → closed, or live → closed.
 Nobody compares wall clocks. The owner counts its lease on its own monotonic clock from *before* the renewal that succeeded, less a margin;
 others call a term dead when they have seen no new heartbeat for the whole lease plus the margin on theirs. So the owner stops first.
 
@@ -24,8 +24,10 @@ from controlplane.settings import Settings
 from controlplane.store.client import Database, Document, border
 from controlplane.store.schema import TERMS
 
-__all__ = ["Checkpoint", "HostLock", "Lease", "Term", "Terms", "require"]
+__all__ = ["Checkpoint", "HostLock", "Lease", "Term", "Terms", "fresh_term", "require"]
 
+_COUNTED_FROM = 1_577_836_800
+"""2020-01-01 in seconds since the Unix epoch. Seconds from then on fit 31 bits until 2088: the ledger packs a term and a round into one 64-bit integer."""
 LIVE, RELEASED, CLOSED = "live", "released", "closed"
 
 
@@ -88,6 +90,15 @@ def _term(document: Document) -> Term:
     )
 
 
+def fresh_term(newest: int, now_ms: int) -> int:
+    """The number of a term that begins at `now_ms` (ms since the Unix epoch): above `newest`, the largest that the store knows, and no less than the time.
+
+    A database that was put back to an older state has forgotten terms under which events, and proofs of them, are abroad: none of them is begun again. Each of
+    them was given a number no later than its time, but for terms that followed each other within a second. A clock that was set back leaves `newest` + 1.
+    """
+    return max(newest + 1, now_ms // 1000 - _COUNTED_FROM)
+
+
 class HostLock:
     """An exclusive lock that the kernel drops when the process ends, however it ends."""
 
@@ -130,6 +141,10 @@ class Lease:
     confirmed: float = field(default=float("-inf"))
     """Monotonic time just before the last successful renewal was sent."""
     beat: int = 0
+    away_ms: int | None = None
+    """How long before this term any node of the datacenter was last known to act (`acted`), by the wall clocks; None where none ever was."""
+    undoubted: bool = False
+    """It acts, and not only for new messages: another datacenter has not taken over what was open here, or what it took is known (dispatch.comeback)."""
     fenced: bool = False
     """Somebody closed our term: nothing may be submitted or accepted any more."""
 
@@ -161,9 +176,10 @@ class Terms:
             await self._terms.update_many(
                 {"n": settings.node, "state": LIVE, "host": host}, {"$set": {"state": RELEASED}}
             )
+            acted = await self._terms.find_one({"acted": {"$exists": True}}, {"acted": 1}, sort=[("acted", -1)])
             while True:
                 newest = await self._terms.find_one({"n": settings.node}, sort=[("e", -1)])
-                epoch = newest["e"] + 1 if newest else 1
+                epoch = fresh_term(newest["e"] if newest else 0, self._clock.now_ms())
                 lease = Lease(
                     settings.datacenter,
                     settings.node,
@@ -180,6 +196,7 @@ class Terms:
                 except DuplicateKeyError:
                     continue
                 lease.confirmed = now
+                lease.away_ms = max(0, self._clock.now_ms() - acted["acted"]) if acted else None
                 return lease
 
     async def url_of(self, node: str, epoch: int) -> str:
@@ -191,10 +208,12 @@ class Terms:
     async def renew(self, lease: Lease, checkpoint: Checkpoint) -> None:
         """One heartbeat. Sets `lease.fenced` when the term is no longer ours; raises StoreUnavailableError when MongoDB is away."""
         now = self._clock.monotonic()
+        fields: Document = {"checkpoint": checkpoint.as_document()}
+        if lease.undoubted:
+            fields["acted"] = self._clock.now_ms()
         with border():
             result = await self._terms.update_one(
-                {"_id": lease.id, "state": LIVE, "by": ""},
-                {"$inc": {"beat": 1}, "$set": {"checkpoint": checkpoint.as_document()}},
+                {"_id": lease.id, "state": LIVE, "by": ""}, {"$inc": {"beat": 1}, "$set": fields}
             )
         if result.matched_count:
             lease.confirmed = now

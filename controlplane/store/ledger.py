@@ -26,6 +26,7 @@ from controlplane.domain.events import Event
 from controlplane.errors import StoreUnavailableError
 from controlplane.store.client import Database, Document, border
 from controlplane.store.events import from_document, to_document
+from controlplane.store.leases import fresh_term
 from controlplane.store.schema import EVENTS, TERMS
 
 __all__ = [
@@ -240,6 +241,27 @@ def opening_time(before: Log | None, now_ms: int) -> int:
     return max(now_ms, before.opened_at + 1) if before else now_ms
 
 
+def _drafts(
+    origin: str, bundles: Mapping[int, bytes], tiles: Mapping[tuple[int, int], bytes], runs: Iterable[Run]
+) -> dict[str, dict[str, Document]]:
+    """Collection → `_id` → what is written there."""
+    return {
+        BUNDLES: {f"{origin}|{index}": {"data": data} for index, data in bundles.items()},
+        TILES: {f"{origin}|{level}|{index}": {"data": data} for (level, index), data in tiles.items()},
+        RUNS: {run.id: run.document() for run in runs},
+    }
+
+
+def _begins(stored: Document, draft: Document) -> bool:
+    """Whether a bundle, tile or run begins as drafted, and may go on."""
+    if "data" in draft:
+        return bytes(stored.get("data") or b"").startswith(draft["data"])
+    return bool(
+        stored.get("count", 0) >= draft["count"]
+        and all(stored.get(name) == value for name, value in draft.items() if name != "count")
+    )
+
+
 class LedgerStore:
     """Everything raises StoreUnavailableError while MongoDB is away."""
 
@@ -346,15 +368,35 @@ class LedgerStore:
         runs: Iterable[Run],
     ) -> None:
         """Write drafts of one round, durably. Raises StaleWriterError when a later round was there."""
-        await self._put(BUNDLES, ver, {f"{origin}|{index}": {"data": data} for index, data in bundles.items()})
-        await self._put(
-            TILES, ver, {f"{origin}|{level}|{index}": {"data": data} for (level, index), data in tiles.items()}
-        )
-        await self._put(
-            RUNS,
-            ver,
-            {run.id: run.document() for run in runs},
-        )
+        for collection, documents in _drafts(origin, bundles, tiles, runs).items():
+            await self._put(collection, ver, documents)
+
+    async def stage_under(
+        self,
+        origin: str,
+        ver: int,
+        bundles: Mapping[int, bytes],
+        tiles: Mapping[tuple[int, int], bytes],
+        runs: Iterable[Run],
+    ) -> int:
+        """The same where a copy's document was put back, so that behind its size stands what a longer copy has left: what begins as the draft does stays,
+        what does not is replaced, whoever wrote it. How many were replaced. Not for an own log, whose later writers may have another draft."""
+        replaced = 0
+        for collection, documents in _drafts(origin, bundles, tiles, runs).items():
+            missing = dict(documents)
+            for start in range(0, len(documents), _CHUNK // 5):
+                part = list(documents)[start : start + _CHUNK // 5]
+                with border():
+                    async for stored in self._database[collection].find({"_id": {"$in": part}}):
+                        identity = stored["_id"]
+                        if _begins(stored, documents[identity]):
+                            del missing[identity]
+                        elif stored.get("ver", 0) > ver:
+                            query = {"_id": identity, "ver": stored["ver"]}
+                            result = await self._database[collection].update_one(query, {"$set": {"ver": ver}})
+                            replaced += result.modified_count
+            await self._put(collection, ver, missing)
+        return replaced
 
     async def _put(self, collection: str, ver: int, documents: Mapping[str, Document]) -> None:
         updates = [
@@ -468,6 +510,7 @@ class LedgerStore:
                 await self._events.find(query, {"_id": 0, "q": 1, "leaf": 1})
                 .sort([("n", ASCENDING), ("e", ASCENDING), ("q", ASCENDING)])
                 .limit(limit)
+                .batch_size(limit + 1)  # one round trip
                 .to_list()
             )
         return [(d["q"], d["leaf"]) for d in documents]
@@ -585,9 +628,9 @@ class LedgerStore:
         with border():
             return await self._database[LEASE].find_one({"_id": dc})
 
-    async def take_lease(self, dc: str, seen: Document | None, holder: str, host: str) -> int | None:
+    async def take_lease(self, dc: str, seen: Document | None, holder: str, host: str, now_ms: int) -> int | None:
         """A new term, if nobody else took it since `seen` was read; None otherwise."""
-        term = (seen["term"] if seen else 0) + 1
+        term = fresh_term(seen["term"] if seen else 0, now_ms)
         fields = {"term": term, "holder": holder, "host": host, "beat": 0, "released": False}
         with border():
             if seen is None:

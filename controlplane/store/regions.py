@@ -11,6 +11,7 @@ from pymongo.errors import DuplicateKeyError
 
 from controlplane.domain.events import Kind
 from controlplane.store.client import Database, Document, border
+from controlplane.store.comebacks import TakenBy
 from controlplane.store.events import of_message
 from controlplane.store.ledger import RUNS
 from controlplane.store.schema import EVENTS
@@ -40,6 +41,8 @@ class Adoption:
     dc: str
     by: str
     """Node that does it."""
+    epoch: int = 0
+    """Its term."""
     dry_run: bool
     unattempted: str
     """What is done with messages of which no attempt is known: policy, send, hold."""
@@ -145,6 +148,20 @@ class RegionStore:
         with border():
             documents = await self._adoptions.find({"dc": dc} if dc else {}).sort("at", DESCENDING).limit(100).to_list()
         return [Adoption.of(document) for document in documents]
+
+    async def taken_by(self, here: str, dc: str, running_since: int) -> tuple[list[TakenBy], bool]:
+        """The terms of `here` that took over messages of `dc`, each with its last event's number; and whether one still does, with a beat at or after `running_since`."""
+        with border():
+            documents = await self._adoptions.find({"dc": dc, "dry_run": False}).to_list()
+        terms = sorted({(document["by"], document.get("epoch", 0)) for document in documents})
+        running = any(each["state"] == "running" and each["beat"] >= running_since for each in documents)
+        return [(node, epoch, await self._last_sequence(here, node, epoch)) for node, epoch in terms], running
+
+    async def _last_sequence(self, dc: str, node: str, epoch: int) -> int:
+        query = {"n": node, "e": epoch, "dc": dc}
+        with border():
+            newest = await self._events.find_one(query, {"q": 1}, sort=[("n", -1), ("e", -1), ("q", -1)])
+        return int(newest["q"]) if newest else 0
 
     async def adopted(self) -> frozenset[str]:
         """The datacenters whose messages were taken over here: what they left is ours to erase, too."""

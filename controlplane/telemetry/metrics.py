@@ -21,6 +21,7 @@ GAUGES: dict[str, str] = {
     "heliograph_held_messages": "Messages of durability `global` that wait for a mirror.",
     "heliograph_commit_queue": "Events that wait for the committer.",
     "heliograph_lease_valid": "1 while this node may accept and submit.",
+    "heliograph_former_messages_wait": "1 while a peer has not said whether it took over what was open before this datacenter was away.",
     "heliograph_receipts_waiting": "deliver_sm without an answer yet.",
     "heliograph_receipts_refused": "deliver_sm answered ESME_RX_T_APPN since the start.",
     "heliograph_receipts_orphaned": "Receipts that found no message at once, since the start.",

@@ -12,9 +12,12 @@ from controlplane.bootstrap import Node
 from controlplane.clock import SystemClock
 from controlplane.domain.events import Event, Kind
 from controlplane.errors import ConfigError
+from controlplane.ledger.lead import Leadership
 from controlplane.store.committer import Committer
 from controlplane.store.intents import read_attempted
-from controlplane.store.leases import Checkpoint, HostLock, Lease, Terms
+from controlplane.store.leases import Checkpoint, HostLock, Lease, Terms, fresh_term
+from controlplane.store.ledger import LEASE, LedgerStore
+from controlplane.store.schema import TERMS
 from tests.simulators.node import running_node
 
 
@@ -28,6 +31,18 @@ def draft(mid: str, k: int = 0) -> Event:
         data={"to": "+49", "parts": 1},
         prev=None,
     )
+
+
+class MovableClock(SystemClock):
+    """The machine's wall clock, some time ahead."""
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+    def forward(self, seconds: int) -> None:
+        self.ahead_ms += 1000 * seconds
 
 
 class TestCommitter:
@@ -69,7 +84,7 @@ class TestLeases:
         terms = Terms(database, settings, SystemClock())
         old = await terms.open("host-a")
         new = await terms.open("host-b")
-        assert (old.epoch, new.epoch) == (1, 2)
+        assert old.epoch < new.epoch
         assert await terms.adoptable(new) == []
         await asyncio.sleep(settings.lease_seconds + settings.lease_margin_seconds + 0.1)
         (dead,) = await terms.adoptable(new)
@@ -81,17 +96,45 @@ class TestLeases:
 
     async def test_a_proven_death_needs_no_wait(self, database, settings):
         terms = Terms(database, settings, SystemClock())
-        await terms.open("same-host-and-boot")
+        old = await terms.open("same-host-and-boot")
         new = await terms.open("same-host-and-boot")
-        assert [term.epoch for term in await terms.adoptable(new)] == [1]
+        assert [term.epoch for term in await terms.adoptable(new)] == [old.epoch]
 
     async def test_only_one_adopts(self, database, settings):
         terms = Terms(database, settings, SystemClock())
-        await terms.open("h")
+        old = await terms.open("h")
         first, second = await terms.open("h"), replace_node(await terms.open("x"))
-        (dead,) = [term for term in await terms.adoptable(second) if term.epoch == 1]
+        (dead,) = [term for term in await terms.adoptable(second) if term.epoch == old.epoch]
         claims = await asyncio.gather(terms.claim(dead, first), terms.claim(dead, second))
         assert sum(claim is not None for claim in claims) == 1
+
+    async def test_a_restored_database_begins_no_term_again(self, database, settings):
+        """A term that the backup does not know has written events, of which proofs are abroad."""
+        clock = MovableClock()
+        ledger = Leadership(LedgerStore(database), settings, clock, "host")
+        names = (TERMS, LEASE)
+        used, kept = set(), {name: [] for name in names}
+        for started in range(6):
+            used.add((await Terms(database, settings, clock).open("host")).epoch)
+            used.add(-await ledger.acquire())
+            if started == 2:
+                kept = {name: await database[name].find({}).to_list() for name in names}
+        assert len(used) == 12  # all of them within a second
+        for name in names:
+            await database[name].delete_many({})
+            await database[name].insert_many(kept[name])
+        clock.forward(60)
+        epoch, term = (await Terms(database, settings, clock).open("host")).epoch, await ledger.acquire()
+        assert epoch not in used
+        assert -term not in used
+        assert epoch == term == fresh_term(0, clock.now_ms())
+        clock.forward(-3600)
+        assert (await Terms(database, settings, clock).open("host")).epoch == epoch + 1
+
+    @pytest.mark.parametrize("year", [2026, 2038, 2087])
+    def test_terms_fit_where_they_are_packed(self, year):
+        term = fresh_term(0, int(datetime(year, 12, 31, tzinfo=UTC).timestamp() * 1000))
+        assert term << 32 | 2**32 - 1 < 2**63
 
     def test_two_processes_cannot_have_one_name(self, tmp_path):
         lock = HostLock(tmp_path, "n")
@@ -126,7 +169,7 @@ class TestAdoption:
             await dead.intents.write([(attempted, 1, 1, "sim", "sim")])
             for task in tasks:
                 task.cancel()
-        assert await read_attempted(dead.database, "node-2", 1, 0) == {(attempted, 1): (1, "sim", "sim")}
+        assert await read_attempted(dead.database, "node-2", dead.lease.epoch, 0) == {(attempted, 1): (1, "sim", "sim")}
         await dead.close()
         await node.connect(carrier)
         taken = await node.reaches(fresh, "delivered", seconds=25)

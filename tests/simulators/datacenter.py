@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from controlplane.ledger.peer_api import PeerServer
 from controlplane.ledger.service import Ledger
@@ -27,14 +28,23 @@ class Datacenter:
         self.node: RunningNode
         self.ledger: Ledger
         self._listener = listener
+        self._port = listener.getsockname()[1]
         self._node = AsyncExitStack()
         self._ledger = AsyncExitStack()
 
     async def start(self) -> None:
+        await self.start_ledger()
+        await self.start_node()
+
+    async def start_ledger(self) -> None:
+        if self._listener.fileno() < 0:
+            self._listener = socket.create_server(("127.0.0.1", self._port))
         self.ledger = await self._ledger.enter_async_context(
             _running_ledger(self.settings.model_copy(update={"node": "ledger-1"}), self._listener)
         )
-        self.node = await self._node.enter_async_context(running_node(self.settings))
+
+    async def start_node(self, **changes: Any) -> None:
+        self.node = await self._node.enter_async_context(running_node(self.settings.model_copy(update=changes)))
         await self.node.seed()
 
     async def stop_node(self) -> None:

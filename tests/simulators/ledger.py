@@ -108,7 +108,7 @@ async def running_ledger(settings: Settings, database: Database, *, loop: bool =
     ledger = RunningLedger(settings, database)
     await ledger.store.ensure_indexes()
     before = await ledger.store.lease(settings.datacenter)
-    term = await ledger.store.take_lease(settings.datacenter, before, "ledger-1", "here")
+    term = await ledger.store.take_lease(settings.datacenter, before, "ledger-1", "here", ledger.clock.now_ms())
     assert term is not None
     await ledger.store.add_source("ledger", term)
     ledger.committer = Committer(

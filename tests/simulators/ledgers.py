@@ -29,6 +29,10 @@ from controlplane.store.committer import Committer
 from controlplane.store.copies import Copies
 from controlplane.store.events import EventReader
 from controlplane.store.ledger import LEDGER_NODE, LedgerStore
+from controlplane.store.preference_news import PreferenceNews
+from controlplane.store.preferences import PreferenceStore
+from controlplane.store.regions import RegionStore
+from controlplane.store.routing_states import RoutingStates
 from controlplane.store.schema import ensure_indexes
 
 DOMAIN = "sms.example"
@@ -68,6 +72,9 @@ class Site:
         self.published = Published(self.store, self.clock)
         self.forks = Forks(self.store, self.copies, self.clock, self._record)
         self.witness = Witness(self.copies, self.forks, self.settings, self.clock)
+        secret = self.settings.secret
+        self.preferences = PreferenceStore(self.database, secret, self.clock, self.dc)
+        self.news = PreferenceNews(self.database, self.preferences)
         self.reader = EventReader(self.database, self.dc, self.clock)
 
     async def _record(self, kind: Kind, ref: str, reason: str | None = None) -> None:
@@ -86,6 +93,9 @@ class Site:
             forks=self.forks,
             health=lambda: (True, {"role": "leads"}),
             registry=CollectorRegistry(),
+            routing=RoutingStates(self.database),
+            preferences=self.news,
+            regions=RegionStore(self.database),
         )
         listener = socket.create_server(("127.0.0.1", 0))
         scheme = "https" if self.settings.ledger_tls_certificate else "http"

@@ -47,7 +47,8 @@ class Stories:
     async def check(self, events: Sequence[tuple[int, Event]]) -> None:
         """Each leaf's event, and the one before it in its message."""
         case, log = self._case, self._log
-        apart = {} if log.own else await case.copies.apart(log.dc, {event.mid for _, event in events})
+        mids = {event.mid for _, event in events}
+        apart = {} if log.own else await case.copies.apart(log.dc, mids)  # own ones have no second name: store.copies
         wanted: set[tuple[str, int]] = set()
         for _, event in events:
             names = (event.mid, local_mid(event.mid, log.dc)) if event.mid in apart else (event.mid,)
@@ -133,10 +134,12 @@ class Stories:
 
     async def _gone(self) -> None:
         case, said = self._case, self._erasures.said
-        names = {name for _, leaf, stored in self._erasures.gone for name in (stored.mid, leaf.mid)}
-        known = await case.store.erased(sorted(names)) if names else {}
-        for index, leaf, stored in self._erasures.gone:
-            by = known.get(stored.mid) or known.get(leaf.mid)
+        gone = self._erasures.gone
+        shared = await case.copies.shared(leaf.mid for _, leaf, _ in gone) if gone else {}
+        stories = [(stored.mid, leaf.mid, *shared.get(leaf.mid, ())) for _, leaf, stored in gone]
+        known = await case.store.erased(sorted({name for names in stories for name in names})) if gone else {}
+        for (index, leaf, stored), names in zip(gone, stories, strict=True):
+            by = next((known[name] for name in names if name in known), None)
             if by is None:
                 if leaf.mid not in said and not case.behind:
                     self._altered(index, leaf, "its payload is gone, and the message was not erased")
@@ -149,7 +152,7 @@ class Stories:
         """Of messages whose `erased` leaf was met."""
         case, log = self._case, self._log
         due = {mid: k for mid, (k, at) in self._erasures.said.items() if at < case.now - _ERASING_MS}
-        apart = {} if log.own or not due else await case.copies.apart(log.dc, due)
+        apart = {} if log.own or not due else await case.copies.apart(log.dc, due)  # as in `check`
         wanted = []
         for mid, end in due.items():
             cut = apart.get(mid, end)

@@ -45,6 +45,7 @@ class EventCures:
             event = event_of(leaf, None, None)
         except ValueError as error:
             raise RefusedError(f"The entry is {error}. It was signed so; nothing can be restored from it.") from None
+        # own ones have no second name: store.copies
         apart = {} if log.own else await self._bench.copies.apart(log.dc, [event.mid])
         name = local_id(event, apart)
         mid, k = _split(name)
@@ -61,8 +62,9 @@ class EventCures:
     ) -> tuple[Event, str]:
         """What the document must be, and where that is from."""
         mid, _ = _split(name)
-        erased = await self._store.erased(sorted({mid, event.mid}))
-        by = erased.get(mid) or erased.get(event.mid)
+        names = (mid, event.mid, *(await self._bench.copies.shared([event.mid])).get(event.mid, ()))
+        erased = await self._store.erased(sorted(set(names)))
+        by = next((erased[each] for each in names if each in erased), None)
         if by is not None and event.kind is not Kind.ERASED and event.k < by.k:
             left = [each for each in await self._store.remains(event, [name]) if each.id == name]
             return replace(

@@ -51,7 +51,7 @@ def prepare(site: Site) -> None:
 async def lead(site: Site) -> Sequencer:
     """A new term, by the lease; the sequencer that has it, before its first round."""
     lease = await site.store.lease(site.dc)
-    site.term = await site.store.take_lease(site.dc, lease, "test", "here")
+    site.term = await site.store.take_lease(site.dc, lease, "test", "here", now_ms=0)
     await site.store.add_source("ledger", site.term)
     await site.append([], "ledger", site.term)
     return Sequencer(site.store, site.committers["ledger", site.term], site.settings, site.clock, term=site.term)

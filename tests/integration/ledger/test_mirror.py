@@ -21,10 +21,12 @@ from controlplane.ledger.chunk import DamagedCopyError, RefusedReplyError
 from controlplane.ledger.entries import event_of
 from controlplane.ledger.merkle import root_of
 from controlplane.ledger.peer_client import LedgerClient, PeerError
+from controlplane.ledger.scrub import Scrub
 from controlplane.ledger.tiles import decode_bundle, tile_hashes, tiles_of
 from controlplane.ledger.wire import Ask
 from controlplane.settings import Settings
 from controlplane.store.copies import local_id, local_mid
+from controlplane.store.ledger_scrub import ScrubStore
 from tests.simulators.ledgers import Site, peer_of, site, stories, two_sites
 
 
@@ -609,6 +611,37 @@ class TestKill:
         assert mirror._client.pulled_bytes < 700 * 800
         await identical(fra, iad, log.origin)
 
+    @pytest.mark.parametrize("damaged", [False, True])
+    async def test_its_document_alone_is_put_back(self, sites, monkeypatch, damaged):
+        """What a longer copy has left behind the size is later than the next chunk, which is shorter: it is taken where it is right, and replaced where it is not."""
+        fra, iad = sites
+        monkeypatch.setattr("controlplane.ledger.mirror._LIMIT", 200)
+        await fra.messages(40)
+        log = (await fra.sequence()).log
+        await iad.catch_up(fra)
+        kept = await iad.database["ledger_logs"].find_one({"_id": log.origin})
+        monkeypatch.setattr("controlplane.ledger.mirror._LIMIT", 4096)
+        await fra.messages(900)
+        await fra.sequence()
+        await iad.catch_up(fra)
+        await iad.database["ledger_logs"].replace_one({"_id": log.origin}, kept)
+        if damaged:
+            for collection, identity in (("ledger_bundles", "2"), ("ledger_tiles", "0|3"), ("ledger_bundles", "5")):
+                name = {"_id": f"{log.origin}|{identity}"}
+                stored = await iad.database[collection].find_one(name)
+                wrong = bytes([stored["data"][0] ^ 1]) + stored["data"][1:]
+                await iad.database[collection].update_one(name, {"$set": {"data": wrong}})
+            await iad.database["ledger_runs"].update_one({"index": {"$gt": 300}}, {"$set": {"count": 1}})
+        monkeypatch.setattr("controlplane.ledger.mirror._LIMIT", 200)
+        iad.wire()
+        await iad.catch_up(fra)
+        await fra.messages(400)
+        await fra.sequence()
+        await iad.catch_up(fra)
+        await identical(fra, iad, log.origin)
+        store = ScrubStore(iad.database)
+        assert await Scrub(store, iad.copies, iad.settings, iad.clock).verify_all() == []
+
     async def test_two_at_once(self, sites, monkeypatch):
         """A ledger that does not know yet that another one leads."""
         fra, iad = sites
@@ -679,6 +712,44 @@ class TestKill:
             True,
             False,
         ]
+
+    @pytest.mark.parametrize("restarted", [False, True])
+    async def test_damaged_is_told_from_erased(self, sites, monkeypatch, restarted):
+        """Both come without a payload. Damage is said to be that, and the payload is taken once the peer has mended its event."""
+        fra, iad = sites
+        monkeypatch.setattr("controlplane.ledger.bare._GRACE_SECONDS", 0.0)
+        events = await fra.messages(5)
+        (erased,) = await fra.append([fra.accepted()])
+        await fra.reader.erase(erased.mid)  # its `erased` comes a round later
+        log = (await fra.sequence()).log
+        sound = await fra.database["events"].find_one({"_id": events[1].id})
+        await fra.database["events"].update_one({"_id": events[1].id}, {"$set": {"data.body": "altered"}})
+        monkeypatch.setattr("controlplane.ledger.mirror._LIMIT", 3)  # of several chunks the last one decides
+        async with iad.client(fra) as client:
+            mirror = iad.mirror(fra, client)
+            while (await mirror.step()) or mirror.state.behind:
+                if mirror.state.behind:
+                    assert await iad.store.findings() == []
+            found = {each.subject: each for each in await iad.store.findings("open")}
+            assert found.keys() == {events[1].id, erased.id}
+            assert (found[events[1].id].kind, found[events[1].id].origin) == ("event_altered", log.origin)
+            assert "damaged before it was mirrored" in found[events[1].id].detail
+            await fra.append([fra.then(erased, Kind.ERASED, {"status": "failed"})])
+            await fra.sequence()
+            while (await mirror.step()) or mirror.state.behind:
+                pass
+            (finding,) = await iad.store.findings("open")
+            assert finding.subject == events[1].id
+            store = ScrubStore(iad.database)
+            (again,) = await Scrub(store, iad.copies, iad.settings, iad.clock).verify_all()
+            assert again.id == finding.id  # scrubbing calls it the same
+            await fra.database["events"].replace_one({"_id": events[1].id}, sound)
+            if restarted:
+                mirror = iad.mirror(fra, client)
+            await mirror.step()
+            assert await iad.store.findings("open") == []
+        await identical(fra, iad, log.origin)
+        assert await Scrub(store, iad.copies, iad.settings, iad.clock).verify_all() == []
 
 
 @pytest.fixture(scope="module")

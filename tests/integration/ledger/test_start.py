@@ -11,10 +11,12 @@ import pytest
 from controlplane.domain.events import Kind
 from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.peer_client import LedgerClient, PeerError
+from controlplane.ledger.scrub import Scrub
 from controlplane.ledger.start import RestoredError, StartRule
 from controlplane.ledger.trust import Trust
 from controlplane.settings import Settings
-from controlplane.store.ledger import LEDGER_NODE
+from controlplane.store.ledger import LEASE, LEDGER_NODE
+from controlplane.store.ledger_scrub import ScrubStore
 from tests.integration.ledger.test_mirror import identical
 from tests.integration.ledger.test_witness import Foreign, foreign, publisher
 from tests.simulators.ledgers import Site, peer_of, site, stories, two_sites
@@ -267,7 +269,7 @@ class TestCatchUp:
     async def test_epochs_and_terms_are_not_used_again(self, sites):
         """And messages of terms that the snapshot does not know, or takes for settled, are adopted."""
         fra, iad = sites
-        await fra.store.take_lease("fra", None, "ledger-1", "host")
+        await fra.store.take_lease("fra", None, "ledger-1", "host", now_ms=0)
         await fra.messages(3)
         await fra.sequence()
         kept = await snapshot(fra)
@@ -347,6 +349,52 @@ class TestCatchUp:
         await fra.sequence()
         await iad.catch_up(fra)
         await identical(fra, iad, log.origin)
+
+    @pytest.mark.parametrize("shared", [0, 1])
+    async def test_own_stories_keep_their_names(self, sites, shared):
+        """The peer's story of a message is mirrored into the restored database first: it makes room when the own one comes back."""
+        fra, iad = sites
+        mid = "2" * 26
+        kept = await snapshot(fra)
+        if shared:  # accepted in fra alone; both wrote to it while they were apart
+            (event,) = await fra.append([fra.accepted(mid)])
+            await fra.sequence()
+            kept = await snapshot(fra)
+            await iad.catch_up(fra)
+            heads = {fra: event, iad: event}
+        else:
+            heads = {
+                each: (await each.append([each.accepted(mid, to=to)]))[0] for each, to in ((fra, "+491"), (iad, "+492"))
+            }
+        written = {}
+        for each in sites:
+            written[each] = await each.append([each.then(heads[each], Kind.CANCELLED, {"by": each.dc})])
+            written[each] += await each.append([each.then(written[each][0], Kind.FEEDBACK, {"outcome": each.dc})])
+            await each.sequence()
+        await fra.catch_up(iad)
+        await iad.catch_up(fra)
+        before = await stories(fra)
+        assert {f"{mid}:{shared}", f"{mid}@iad:{shared}"} <= before.keys()
+        await restore(fra, kept)
+        await fra.catch_up(iad)
+        assert (await fra.database["events"].find_one({"_id": f"{mid}:{1}"}))["dc"] == "iad"
+        await self.back(fra, iad)
+        assert await stories(fra) == before
+        assert [e.leaf for e in (await fra.reader.load(mid))[1:]] == [e.leaf for e in written[fra]]
+        assert [e.leaf for e in (await fra.reader.load(f"{mid}@iad"))[1:]] == [e.leaf for e in written[iad]]
+        store = ScrubStore(fra.database)
+        await fra.database[LEASE].insert_one(
+            {"_id": "fra", "term": fra.term + 1}
+        )  # as the leader that caught up had it
+        assert await Scrub(store, fra.copies, fra.settings, fra.clock).verify_all() == []
+        (after,) = await iad.append([iad.then(written[iad][1], Kind.ERASED, {"status": "cancelled"})])
+        await iad.reader.erase(mid)
+        await iad.sequence()
+        await fra.catch_up(iad)
+        assert (await fra.reader.load(f"{mid}@iad"))[-1].leaf == after.leaf
+        here = [e.data for e in await fra.reader.load(mid)]
+        assert here == [None] * 3 if shared else here[-1] == {"outcome": "fra"}
+        assert await Scrub(store, fra.copies, fra.settings, fra.clock).verify_all() == []
 
     async def test_erased_stays_erased(self, sites):
         fra, iad = sites
