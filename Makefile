@@ -63,7 +63,7 @@ openapi: setup-dev ## Write docs/openapi.json
 bench: .uv/bin/uv ## Heliograph beside Kannel and Jasmin (ARGS="--rounds 1 …"); installs them
 	bench/prepare
 	@UV_PROJECT_ENVIRONMENT=$(BENCH) $(UV) sync --frozen --quiet --all-extras --python $(firstword $(wildcard /usr/bin/python3) python3)
-	@$(UV) pip install --quiet --python $(BENCH)/bin/python granian
+	@$(UV) pip install --quiet --python $(BENCH)/bin/python granian vowpalwabbit==9.11.9 bayesianbandits==1.5.0 scikit-learn==1.9.1
 	$(BENCH)/bin/python -m bench $(ARGS)
 
 clean: ## Remove what can be made again (never data/)

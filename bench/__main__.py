@@ -1,4 +1,4 @@
-"""`python -m bench [gateways|engine|backlog|growth|stages|servers|ledger]`; see docs/performance.md."""
+"""`python -m bench [gateways|engine|backlog|growth|stages|servers|ledger|routing]`; see docs/performance.md and docs/routing.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from bench.ledger import tables
 from bench.tools import BenchError, build, machine
 
 WORK = Path(__file__).parent / ".work"
-PARTS = ("gateways", "engine", "backlog", "growth", "stages", "servers", "ledger")
+PARTS = ("gateways", "engine", "backlog", "growth", "stages", "servers", "ledger", "routing")
+ROUTING = ("path", "simulation", "digits", "speed")
 
 
 def main() -> int:
@@ -23,7 +24,9 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", default=["gateways", "engine"], help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0, help="of load in each run")
-    parser.add_argument("--only", action="append", help="a scenario's name, or a part of the ledger's; may be repeated")
+    parser.add_argument(
+        "--only", action="append", help="a scenario's name, or a part of the ledger's or the router's; may be repeated"
+    )
     parser.add_argument(
         "--messages",
         type=int,
@@ -40,7 +43,7 @@ def main() -> int:
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
     known = {scenario.name for scenario in gateways.scenarios(WORK)}
-    known.update(ledger.PARTS)
+    known.update(ledger.PARTS, ROUTING)
     if unknown := set(options.only or ()) - known:
         parser.error(f"no such scenario: {', '.join(unknown)}; there are: {'; '.join(sorted(known))}")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -65,6 +68,8 @@ def _run(part: str, options: argparse.Namespace) -> int:
         found = stages.run(WORK, options.seconds)
     elif part == "ledger":
         return _ledger(options)
+    elif part == "routing":
+        return _routing(options)
     else:
         found = servers.run(WORK, options.rounds, options.seconds)
     _write(options.out / f"{part}.json", found)
@@ -101,6 +106,19 @@ def _ledger(options: argparse.Namespace) -> int:
         found |= ledger.run(plan, [part])
         _write(path, found)
     print(tables.tables(found))
+    return 0
+
+
+def _routing(options: argparse.Namespace) -> int:
+    from bench.routing import path, report  # noqa: PLC0415 - needs the peers' packages
+
+    parts = options.only or ROUTING
+    if "path" in parts:
+        found = path.run(WORK, options.rounds, options.seconds)
+        _write(options.out / "routing-path.json", found)
+        print(json.dumps(found["medians"], indent=1))
+    if rest := [part for part in parts if part in report.PARTS]:
+        print(report.run(options.out / "routing", rest))
     return 0
 
 
