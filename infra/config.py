@@ -323,6 +323,8 @@ class Ledger(_Model):
     """Nodes serve the logs under /ledger/ to everybody, without a key."""
     start_without_peers: bool = False
     """Sign although no peer can be asked for the newest checkpoint that it knows of this log. Only after making sure that no database was restored."""
+    dispatch_without_peers: bool = False
+    """Let nodes send what was open before the whole region was away, without asking the peers. Only after making sure that none of them took it over."""
 
 
 class Certificates(_Model):

@@ -21,7 +21,7 @@ import yaml
 
 from infra.certificates import new_authority
 from infra.config import ConfigError, parse_region
-from infra.engine import pulumi_cli, stack_file
+from infra.engine import pulumi_cli, stack_configuration, stack_file
 from infra.plan import plan
 
 __all__ = ["main", "region_value"]
@@ -102,12 +102,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ssh-key", type=Path, required=True, help="private key of that user, without passphrase")
     parser.add_argument(
         "--domain",
-        default=_NO_DOMAIN,
         help="a domain of yours, the same in all regions: it is in the name of every ledger's log",
+    )
+    parser.add_argument(
+        "--beside",
+        metavar="STACK",
+        help="a stack of this machine whose region this one joins: secret key and domain become its own",
     )
     parser.add_argument("--mongod", help="image by digest, such as docker.io/library/mongo@sha256:…")
     parser.add_argument("--controlplane", help="image by digest, or the JSON file that `make images` wrote")
     return parser
+
+
+def _shared(options: argparse.Namespace) -> tuple[str, str]:
+    """(secret key, domain): what all regions have alike."""
+    if options.beside is None:
+        return secrets.token_hex(32), options.domain or _NO_DOMAIN
+    region, known = stack_configuration(options.beside)
+    secret, domain = known["secretKey"], ((region or {}).get("ledger") or {}).get("domain", _NO_DOMAIN)
+    if secret is None:
+        raise ConfigError(f"stack {options.beside} has no secretKey; name a stack that `infra.new` made")
+    if options.domain not in (None, domain):
+        raise ConfigError(
+            f"the domain of {options.beside} is {domain}, and regions that belong together have one; leave --domain out"
+        )
+    return secret, domain
 
 
 def _write_region(stack: str, value: dict[str, Any]) -> None:
@@ -143,7 +162,8 @@ def main(arguments: list[str] | None = None) -> None:
         keys = {name: asyncio.run(_host_key(address)) for name, address in addresses.items()}
         today = datetime.now(UTC).date()
         hosts = {name: (address, keys[name]) for name, address in addresses.items()}
-        value = region_value(options.stack, hosts, options.user, _images(options), today.isoformat(), options.domain)
+        secret, domain = _shared(options)
+        value = region_value(options.stack, hosts, options.user, _images(options), today.isoformat(), domain)
         topology = plan(parse_region(value))
         certificate, key = new_authority(options.stack, today)
         pulumi_cli("stack", "select", "--create", options.stack)
@@ -152,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, text in {
             "sshKey": options.ssh_key.read_text(encoding="utf-8"),
             "authorityKey": key,
-            "secretKey": secrets.token_hex(32),
+            "secretKey": secret,
             "adminKey": _new_admin_key(),
             "ledgerKey": base64.b64encode(secrets.token_bytes(32)).decode(),
         }.items():

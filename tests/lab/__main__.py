@@ -42,7 +42,8 @@ async def _run(stacks: list[str]) -> None:
         print("hosts are up", flush=True)
         world = World(lab, made, folder)
         for stack in stacks:
-            await world.stack(stack, [host for host in lab.hosts.values() if host.datacenter == stack], SHARDS[stack])
+            hosts = [host for host in lab.hosts.values() if host.datacenter == stack]
+            await world.stack(stack, hosts, SHARDS[stack], beside="" if stack == stacks[0] else stacks[0])
         if len(stacks) == 2:
             await world.peers(*stacks)
         for stack in stacks:

@@ -134,6 +134,8 @@ class Project:
         key: str,
         images: Mapping[str, Any],
         edit: Callable[[dict[str, Any]], None],
+        *,
+        beside: str = "",
     ) -> str:
         """`python -m infra.new`, as the README says; then `edit` changes the region. What the command printed."""
         file = self.folder / "ssh_key"
@@ -145,6 +147,7 @@ class Project:
         said = await self.must(
             "python", "-m", "infra.new", stack, *[f"{name}={address}" for name, address in hosts.items()],
             "--ssh-key", file, "--user", "operator", "--mongod", images["mongod"][0], "--controlplane", made,
+            *(("--beside", beside) if beside else ()),
         )  # fmt: skip
         self.edit(stack, edit)
         return said

@@ -61,7 +61,8 @@ async def test_a_new_stack_is_written_as_the_readme_says(world: World, fra: list
     said = await world.stack("fra", fra, ["a", "b"])
     assert "SHA256:" in said
     assert "pulumi up --stack fra" in said
-    await world.stack("iad", iad, ["a"])
+    await world.stack("iad", iad, ["a"], beside="fra")
+    assert await world.project.secret("iad", "secretKey") == await world.project.secret("fra", "secretKey")
     text = world.project.stack_file("fra").read_text()
     assert "PRIVATE KEY" not in text
     assert text.count("secure:") == 5

@@ -78,7 +78,7 @@ class World:
         self.record: dict[str, Any] = {}
         self._clients: dict[str, dict[str, Any]] = {}
 
-    async def stack(self, name: str, hosts: list[Host], shards: list[str] | None) -> str:
+    async def stack(self, name: str, hosts: list[Host], shards: list[str] | None, *, beside: str = "") -> str:
         """`python -m infra.new` for these hosts, then what the lab needs to be otherwise."""
 
         def edit(region: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ class World:
             "mongod": (self.images.mongod.reference, ""),
         }
         return await self.project.new(
-            name, {host.name: host.address for host in hosts}, self.lab.private_key, images, edit
+            name, {host.name: host.address for host in hosts}, self.lab.private_key, images, edit, beside=beside
         )
 
     async def peers(self, one: str, other: str) -> None:
