@@ -5,8 +5,8 @@ false alarms is at least e^h):
 
 - refusals: submits fail half the time rather than once in fifty → open.
 - silence: of the receipts that should be here by the delay curves, of what was submitted in the last seconds, a tenth came rather than all → open.
-- brown-out: at the age `early_ms` fewer messages have a receipt than this arm is used to → the cells are reset to the new level, so that the
-  scores follow within a minute; open where next to nothing is left. The mirror image sees recoveries.
+- brown-out: at the age `early_ms` fewer messages have a receipt than this arm was used to some minutes ago → the cells are reset to the new level,
+  so that the scores follow within a minute; open where next to nothing is left. The mirror image sees recoveries.
 
 Open for a pause that doubles; then half-open: probes, paid from the exploration budget, decide by a short sequential test.
 """

@@ -12,10 +12,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EXCLUDED", "NO_BIND", "OPEN_BREAKER", "PROBE", "YOUNG", "Inputs", "Rules", "Weighed", "pick", "weigh"]
+__all__ = [
+    "EXCLUDED",
+    "FRESH",
+    "NO_BIND",
+    "OPEN_BREAKER",
+    "PROBE",
+    "YOUNG",
+    "Inputs",
+    "Rules",
+    "Weighed",
+    "pick",
+    "weigh",
+]
 
 Floats = NDArray[np.float64]
-NO_BIND, OPEN_BREAKER, PROBE, YOUNG = 1, 2, 4, 8
+NO_BIND, OPEN_BREAKER, PROBE, YOUNG, FRESH = 1, 2, 4, 8, 16
+"""FRESH: hardly tried, and nothing else is known well either; it gets the benefit of the doubt."""
 EXCLUDED = NO_BIND | OPEN_BREAKER
 
 
@@ -81,7 +94,8 @@ def weigh(rules: Rules, inputs: Inputs) -> Weighed:
     static = known.argmax(axis=1)
     """The first of them: what the static order would have taken."""
 
-    best = np.where(known, utility, -np.inf).argmax(axis=1)
+    hoped = np.where(flags & FRESH != 0, high, utility)
+    best = np.where(known, hoped, -np.inf).argmax(axis=1)
     top = utility[rows, best][:, np.newaxis]
     reach = np.where(known, low, -np.inf).max(axis=1, keepdims=True) - delta
     probe = usable & (flags & PROBE != 0)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from controlplane.routing.choose import NO_BIND, OPEN_BREAKER, PROBE, YOUNG, Inputs, Rules, Weighed, pick, weigh
+from controlplane.routing.choose import FRESH, NO_BIND, OPEN_BREAKER, PROBE, YOUNG, Inputs, Rules, Weighed, pick, weigh
 
 __all__ = ["CANDIDATE", "HEADER", "Decision", "Excluded", "Scored", "Unpacked", "replay", "same", "unpack", "words"]
 
@@ -174,7 +174,7 @@ def unpack(record: bytes | str) -> Unpacked:
             float(row["utility"]),
             float(row["propensity"]),
             bool(row["flags"] & PROBE),
-            bool(row["flags"] & YOUNG),
+            bool(row["flags"] & (YOUNG | FRESH)),
         )
         for name, row in zip(names, table, strict=True)
     )
@@ -262,6 +262,8 @@ def _why(chosen: Scored, usable: list[Scored], seen: Unpacked) -> str:
             else "exploration"
         )
         return f"{what} with probability {chosen.propensity:.2%}, {first.route} is thought best; {about}"
+    if chosen.young and chosen.utility < max(item.utility for item in usable):
+        return f"first messages of a route, while little is known of any; {about}"
     best_p = max(usable, key=lambda item: item.p)
     near = [item for item in usable if item.p >= best_p.p - 0.01]
     if chosen in near and chosen.price == min(item.price for item in near) and len(near) > 1:

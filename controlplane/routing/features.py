@@ -174,24 +174,23 @@ class Contents:
         return found
 
     def _new(self, text: TextFeatures, place: Numbering, request: RouteRequest, hour: int) -> Content:
-        # What the counts know already, the network and its country, is given only where it meets a URL.
-        link = f"url\t{place.country}\t{place.network}" if text.url else ""
+        where = f"{place.country}\t{place.network}"
         names = [
             f"kind\t{place.country}\t{place.kind}",
             f"template\t{text.template}",
-            link,
+            f"url\t{text.url}\t{where}",
             # From here on crossed with the route.
             f"kind\t{place.kind}",
             f"encoding\t{request.encoding}",
             f"parts\t{min(request.parts, 6)}\t{request.encoding}",
             f"url\t{text.url}",
-            link,
+            f"url\t{text.url}\t{where}",
             f"language\t{text.language}",
             f"template\t{text.template}",
             *(f"gram\t{gram}" for gram in text.grams),
-            f"sender\t{request.sender_type}\t{place.country}",
-            f"origin\t{request.origin}",
-            f"hour\t{hour}",
+            f"sender\t{request.sender_type}\t{where}",
+            f"origin\t{request.origin}\t{place.country}",
+            f"hour\t{hour}\t{place.country}",
         ]
         row = len(self._known)
         self.hashes[row] = [fixed_hash(name) for name in names]

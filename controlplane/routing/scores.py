@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from controlplane.domain.catalog import MessageClass
 from controlplane.routing.arms import ArmName, Arms
 from controlplane.routing.breaker import HALF_OPEN, OPEN
-from controlplane.routing.choose import EXCLUDED, NO_BIND, OPEN_BREAKER, PROBE, YOUNG, Inputs, Rules, weigh
+from controlplane.routing.choose import EXCLUDED, FRESH, NO_BIND, OPEN_BREAKER, PROBE, YOUNG, Inputs, Rules, weigh
 from controlplane.routing.decision import CANDIDATE, NEAR_EQUALS, OTP, TRANSACTIONAL
 from controlplane.routing.features import Content, Contents, buckets
 from controlplane.routing.model import Model, logit, sigmoid
@@ -143,8 +143,7 @@ class Scores:
         state = self._arms.state(arms)
         flags |= np.where(state == OPEN, OPEN_BREAKER, np.where(state == HALF_OPEN, PROBE, 0)).astype(np.uint8)
         usable = there & (flags & EXCLUDED == 0)
-        held_back = self._young(np.where(there, self._arms.outcomes[arms], 0.0), usable, self._arms.route[arms])
-        flags |= np.where(held_back, YOUNG, 0).astype(np.uint8)
+        flags |= self._novelty(np.where(there, self._arms.outcomes[arms], 0.0), usable, self._arms.route[arms])
         table["flags"] = np.where(there, flags, 0)
         table["latency"] = self._arms.latency[arms]
         chances = self._trusted(asked, arms, self._chances(asked, arms))
@@ -229,10 +228,10 @@ class Scores:
         )
         return sigmoid(eta - spread), sigmoid(eta), sigmoid(eta + spread)
 
-    def _young(
+    def _novelty(
         self, outcomes: NDArray[np.float64], usable: NDArray[np.bool_], routes: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Routes (n, K) of which too little is known, or nothing good, where there is one of which much is.
+    ) -> NDArray[np.uint8]:
+        """YOUNG for routes (n, K) of which too little is known, or nothing good, where there is one of which much is; FRESH where there is none.
 
         Where none of those that are known can be used, what is left is known best by its outcomes.
         """
@@ -246,7 +245,9 @@ class Scores:
         left = np.where(usable & ~caught, outcomes, 0.0)
         most = left.max(axis=1, keepdims=True)
         known |= ~(known & usable).any(axis=1, keepdims=True) & (left > 0.5 * most)
-        return np.asarray(~known & established.any(axis=1, keepdims=True))
+        begun = established.any(axis=1, keepdims=True)
+        fresh = ~begun & (outcomes < self._tuning.fresh)
+        return np.where(begun & ~known, YOUNG, np.where(fresh, FRESH, 0)).astype(np.uint8)
 
     def _trusted(
         self, asked: Sequence[Asked], arms: NDArray[np.int64], chances: tuple[NDArray[np.float64], ...]

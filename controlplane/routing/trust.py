@@ -3,7 +3,8 @@
 Within one tenant, country and class, the share of messages that converted, given a receipt, differs between routes only by what the receipts are
 worth. So a route's honesty is its conversions over those that its peers' rates predict, unless that may be chance. And of messages that
 converted, which were surely delivered, the share with a receipt says how many receipts go missing:
-P(delivered) = P(receipt) × honest / heard.
+P(delivered) = P(receipt) × honest / heard. A comparison with peers is worth no more than its weaker side. A route is checked when its feedback
+shows it honest, and caught when it shows it faking: then it is never more than explored while anything else is known.
 
 Hostile tenants: feedback is counted up to a cap per tenant, number range and time; a tenant's own feedback moves its own view; what others see is
 the sum over tenants, each capped, without the one that says the worst of the route and, of three or more, the one that says the best. So it takes

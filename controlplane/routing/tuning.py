@@ -56,7 +56,7 @@ def _classes() -> dict[str, ClassTuning]:
             mature_ms=30_000,
             remember_ms=HOUR,
             budget=0.005,
-            delta=0.02,
+            delta=0.06,
             near_equals=True,
             terms=Terms(50.0, 1.0, 0.05),
         ),
@@ -89,7 +89,7 @@ class Tuning:
 
     # Statistics: per level of the hierarchy, from route × network × class up to all.
     half_lives_ms: tuple[int, ...] = (HOUR, HOUR, 2 * HOUR, 6 * HOUR, 7 * 24 * HOUR, 14 * 24 * HOUR)
-    strengths: tuple[float, ...] = (100.0, 80.0, 50.0, 10.0)
+    strengths: tuple[float, ...] = (20.0, 20.0, 20.0, 10.0)
     """Tries that the level above counts for, as a Beta prior; from route × network × class up to route."""
     prior_votes: float = 2.0
     """Carriers that the prior below counts for; and a carrier's level counts as the mean of its routes and one route of all carriers' level."""
@@ -102,16 +102,16 @@ class Tuning:
     cells: int = 100_000
     refusal: float = 0.2
     """A refused submit counts as this share of a failed try: the message goes another way."""
-    reset_strength: float = 30.0
+    reset_strength: float = 10.0
     """Tries that a cell still counts for after a break."""
     mute_ms: int = 1_800_000
     """How long peers' counts of such a cell are muted."""
 
     # The content model.
     model_half_life_ms: int = 12 * HOUR
-    model_sd: float = 0.4
+    model_sd: float = 0.45
     """Prior standard deviation of all features together, on the logit."""
-    damping: float = 5.0
+    damping: float = 1.0
     """The diagonal of the Hessian is taken this many times, because hashed features overlap."""
 
     # The choice.
@@ -121,6 +121,8 @@ class Tuning:
     """Half-width of intervals in standard deviations: 90 %."""
     alpha: float = 0.01
     """Cumulative estimated utility stays above (1 − alpha) × the static order's."""
+    fresh: int = 100
+    """Outcomes of a route up to which it is taken at its best, while none is established."""
     young: int = 60
     """Outcomes before a route is known."""
     established: int = 2_000
@@ -134,7 +136,7 @@ class Tuning:
     feedback_per_prefix: int = 20
     """Counted feedback of one tenant on one route and number prefix in a window: busy routes leave room for others."""
     feedback_per_tenant: int = 2_000
-    trust_strength: float = 30.0
+    trust_strength: float = 10.0
     """Conversions that the usual share of receipts counts for in a route's."""
     view_strength: float = 200.0
     """Conversions that a route's share of receipts counts for in a tenant's view of it."""
@@ -143,7 +145,7 @@ class Tuning:
     heard_cap: float = 500.0
     """The same for conversions that say how many receipts go missing."""
     checked: float = 10.0
-    """Expected conversions, and an honesty that is settled by them, before a route is known, where tenants give feedback; `established` outcomes do as well."""
+    """Expected conversions that must show a route honest before it is known, where tenants give feedback; `established` outcomes do as well."""
     conversion: float = 0.3
     """Share of one-time passwords that are used, taken as the peers' where a tenant's messages have gone by one route only."""
 

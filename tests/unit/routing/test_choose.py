@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as hs
 
-from controlplane.routing.choose import EXCLUDED, NO_BIND, OPEN_BREAKER, PROBE, YOUNG, Inputs, Rules, pick, weigh
+from controlplane.routing.choose import EXCLUDED, FRESH, NO_BIND, OPEN_BREAKER, PROBE, YOUNG, Inputs, Rules, pick, weigh
 
 BUDGETS = (0.005, 0.01, 0.05)
 
@@ -30,7 +30,7 @@ def inputs_of(n: int, k: int, rng, flags: np.ndarray | None = None) -> Inputs:
     p = rng.uniform(0.3, 0.99, (n, k))
     half = rng.uniform(0, 0.3, (n, k))
     if flags is None:
-        flags = rng.choice([0, 0, 0, 0, NO_BIND, OPEN_BREAKER, PROBE, YOUNG], (n, k))
+        flags = rng.choice([0, 0, 0, 0, NO_BIND, OPEN_BREAKER, PROBE, YOUNG, FRESH], (n, k))
     return Inputs(
         p,
         p - np.minimum(half, p),
@@ -120,6 +120,12 @@ class TestPropensities:
         assert found.propensity[0, 3] == pytest.approx(0.01)
         alone = one([0.9, 0.97], [4, 3], flags=[OPEN_BREAKER, YOUNG])
         assert alone.propensity[0].tolist() == [0.0, 1.0]
+
+    def test_a_fresh_route_is_taken_at_its_best(self):
+        wide = {"low": [0.88, 0.6, 0.5], "high": [0.92, 0.98, 0.97]}
+        assert one([0.9, 0.85, 0.8], [4, 4, 4], flags=[0, FRESH, FRESH], **wide).best[0] == 1
+        assert one([0.9, 0.85, 0.8], [4, 4, 4], flags=[0, 0, FRESH], **wide).best[0] == 2
+        assert one([0.9, 0.85, 0.8], [4, 4, 4], **wide).best[0] == 0
 
     def test_probes_are_paid_from_the_budget(self):
         found = one([0.9, 0.97], [4, 3], flags=[0, PROBE], budget=0.01)

@@ -250,6 +250,23 @@ class TestBounds:
         assert 0 < share(first, "new") < 0.07
         assert share(world.run(200, MessageClass.MARKETING)[-600:], "new") > 0.9
 
+    def test_when_the_known_route_breaks_a_newcomer_does_not_take_its_place(self):
+        learner = Learner(Tuning(established=500), node="n")
+        world = World(learner, {"old": 0.95, "second": 0.9, "new": 0.99}, {"second": 5})
+        world.run(30, MessageClass.MARKETING)
+        world.offered = candidates(old=4, second=5)
+        world.run(60, MessageClass.MARKETING)
+        learner.feedback(
+            Arm("old", "c-old", NUMBERS[0], "otp", True), True, "t", world.now
+        )  # so that routes are checked
+        world.offered = candidates(old=4, second=5, new=2)
+        world.run(40, MessageClass.MARKETING)
+        for n in range(20):
+            learner.refused("old", request(n), world.now, connector="c-old")
+        chosen = world.run(30, MessageClass.MARKETING)
+        assert "old" not in chosen
+        assert share(chosen, "new") <= 0.1
+
     def test_without_surplus_nothing_is_explored(self):
         learner = Learner(node="n")
         decision = learner.decide([request(0)], [candidates(a=3, b=3)], NOW)[0]

@@ -56,7 +56,7 @@ class TestEstimates:
         add(statistics, ARM, 2_000, 1_000)
         found = estimate(statistics, ARM)
         assert found.p[0] == pytest.approx(0.5, abs=0.01)
-        assert found.strength[0] == pytest.approx(2_000, rel=0.06)
+        assert found.strength[0] == pytest.approx(2_000, rel=0.02)
 
     def test_an_unseen_network_starts_at_its_countrys_level_and_another_country_at_the_routes(self):
         statistics = Statistics(Tuning())
@@ -84,7 +84,7 @@ class TestEstimates:
         add(statistics, ARM, 100, 90)
         before = estimate(statistics, ARM).p[0]
         statistics.evidence[statistics.chain(*ARM)[0]] = 50
-        assert estimate(statistics, ARM).p[0] < before - 0.15
+        assert estimate(statistics, ARM).p[0] < before - 0.2
 
     def test_latency_and_curve(self):
         statistics = Statistics(Tuning())
@@ -100,7 +100,7 @@ class TestEstimates:
         statistics.reset(statistics.chain(*ARM)[:4], NOW, strength=30.0, ratio=0.75, mute_ms=HOUR)
         found = estimate(statistics, ARM)
         assert found.p[0] == pytest.approx(0.95 * 0.75, abs=0.05)
-        assert found.strength[0] < 80
+        assert found.strength[0] < 60
 
     def test_a_full_table_still_answers(self):
         statistics = Statistics(Tuning(cells=8))
