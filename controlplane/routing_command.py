@@ -63,6 +63,12 @@ def report(
 
 
 def _print(found: dict[str, Any]) -> None:
+    if not found["messages"]:
+        out.print(
+            "Nothing to evaluate: no message of this time has a decision whose outcome is known. Set the tenant's `routing` to shadow or learned, send, "
+            "and ask again when receipts have come; or widen --since and --until."
+        )
+        return
     table = Table("", "utility a message", "95 %", "effective size", "delivered in time", box=None)
     for name in ("static", "learned", "gain"):
         one = found["utility"][name]

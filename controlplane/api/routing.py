@@ -13,7 +13,7 @@ from controlplane.api.reading import services_of, time_of
 from controlplane.api.times import iso
 from controlplane.domain.catalog import Scope
 from controlplane.domain.events import Event
-from controlplane.errors import FieldError, Problem
+from controlplane.errors import FieldError
 from controlplane.routing.decision import same
 from controlplane.routing.evaluate import ESTIMATORS, Estimate, Gain, gain
 from controlplane.routing.outcomes import decisions, sent
@@ -66,7 +66,7 @@ async def get_report(
     limit: Annotated[int, Query(ge=1, le=20_000, description="Messages, newest first.")] = 5_000,
     estimator: Annotated[str, Query(description=f"One of: {', '.join(ESTIMATORS)}.")] = "dr",
 ) -> dict[str, Any]:
-    """Off-policy evaluation of the caller's messages from their decisions' recorded propensities, with 95 % intervals; and a replay of each decision."""
+    """Off-policy evaluation of the caller's messages from their decisions' recorded propensities, with 95 % intervals; and a replay of each decision. No `messages`: none of this time has a decision whose outcome is known."""
     if estimator not in ESTIMATORS:
         raise invalid([FieldError("/estimator", f"must be one of {', '.join(ESTIMATORS)}")])
     services = services_of(request)
@@ -90,27 +90,21 @@ async def get_report(
         return (gain(known, estimator) if known else None), len(records), sum(map(same, records))
 
     found, replayed, identical = await asyncio.to_thread(work)
+    counts = {"estimator": estimator, "replayed": replayed, "identical": identical}
     if found is None:
-        raise Problem(
-            "no-decisions",
-            "Nothing to evaluate",
-            409,
-            f"None of the {len(stories)} messages in this time has a decision whose outcome is known.",
-            "Set the tenant's `routing` to shadow or learned, send, and ask again when receipts have come; or widen since and until.",
-        )
+        nothing = {"messages": 0, "skipped": 0, "agreement": None, "utility": None, "delivered_in_time": None}
+        return {**nothing, **counts}
     return {
         "messages": found.messages,
         "skipped": found.skipped,
         "agreement": found.agreement,
-        "estimator": found.method,
         "utility": {
             "static": _estimate(found.static),
             "learned": _estimate(found.learned),
             "gain": _estimate(found.gain),
         },
         "delivered_in_time": {"static": found.static_delivered, "learned": found.learned_delivered},
-        "replayed": replayed,
-        "identical": identical,
+        **counts,
     }
 
 
