@@ -33,7 +33,7 @@ from tests.lab.tools import cache_dir, debian_mirror
 __all__ = ["BASE", "Image", "Images", "ImagesError", "Podman", "base_archive", "build", "missing"]
 
 BASE = "localhost/heliograph-lab/base:trixie"
-BASE_PACKAGES = "python3,ca-certificates,libcurl4t64,libssl3t64"
+BASE_PACKAGES = "python3,ca-certificates,libcurl4t64,libssl3t64,libstdc++6"
 MONGOD_CONTAINERFILE = CONTAINERFILE.with_name("mongod-lab.Containerfile")
 ROUTER = ROOT / "tests" / "lab" / "router.py"
 ROUTER_PACKAGES = ("pymongo", "dnspython", "pyyaml")
