@@ -146,3 +146,18 @@ class TestBuilding:
         assert done.returncode == 2
         assert "localhost/none:1 is not in podman's storage. Run: podman pull localhost/none:1" in done.stderr
         assert "Traceback" not in done.stderr
+
+    def test_a_base_without_a_library_that_we_need_is_named(self, images: Images, tmp_path: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="heliograph-store-", ignore_cleanup_errors=True) as folder:
+            podman = Podman(Path(folder))
+            podman.call("podman", "import", "--quiet", base_archive(), BASE)
+            poor = tmp_path / "poor.Containerfile"
+            poor.write_text(f"FROM {BASE}\nRUN rm /usr/lib/*/libstdc++.so.6*\n")
+            podman.call(
+                "podman", "build", "--quiet", "--network=none", "--tag=localhost/poor:1", "--file", poor, tmp_path
+            )
+            command = (sys.executable, "-m", "infra.images", "controlplane", "--base", "localhost/poor:1")
+            done = podman.run(*command, "--output", tmp_path)
+        assert done.returncode == 2
+        assert "has no libstdc++.so.6" in done.stderr
+        assert "Traceback" not in done.stderr
