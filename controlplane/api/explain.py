@@ -71,11 +71,10 @@ async def search_routes(
             body=analysis.body,
             encoding=analysis.encoding.value,
             origin=body.origin or "",
-            mid=new_mid(services.clock.now_ms()),
         ),
         standing,
     )
-    plan, excluded = services.router.explain(route_request)
+    plan, excluded = services.router.explain(route_request._replace(mid=new_mid(services.clock.now_ms())))
     sender, now = route_request.sender, services.clock.now_ms()
     found = verdict(standing, caller.tenant.quiet_hours, cls=body.cls.value, sender=sender, to=to, at=now)
     if found.outcome is Outcome.REFUSED:  # no route may carry it

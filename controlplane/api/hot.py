@@ -14,6 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from controlplane.api.auth import Caller, authenticate
+from controlplane.api.bodies import JSON, NDJSON, lines, media_type
 from controlplane.api.problems import document, internal, invalid, render, request_id, store_unavailable
 from controlplane.api.ratelimit import RateLimiter
 from controlplane.api.services import Services, WaitForMirror
@@ -40,8 +41,6 @@ MAX_BATCH = 10_000
 _CALLERS = 10_000
 _MESSAGES = "/v1/messages"
 _BATCHES = "/v1/batches"
-_JSON = "application/json"
-_NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 _encode = msgspec.json.Encoder().encode
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -113,7 +112,7 @@ class _Hot:
         """One message."""
         try:
             caller = self._caller(headers)
-            _media_type(headers, (_JSON,))
+            _media_type(headers, (JSON,))
             request, key = decode_item(body), _key(headers)
             standing = self._services.recipients.standing(caller.tenant.id, request.to)
             if standing is not None:
@@ -143,7 +142,7 @@ class _Hot:
         self, request: MessageRequest, caller: Caller, key: str, standing: Standing, rid: str, respond: Respond
     ) -> None:
         prepared = prepare(request, caller, self._services, key, standing)
-        answer_headers = {"content-type": _JSON, **self._limiter.take(caller, 1)}
+        answer_headers = {"content-type": JSON, **self._limiter.take(caller, 1)}
         if prepared.dry_run:
             respond(200, answer_headers, _encode(_dry(prepared)))
             return
@@ -182,10 +181,10 @@ class _Hot:
         """Up to 10,000 messages, each with its own result."""
         try:
             caller = self._caller(headers)
-            media = _media_type(headers, (_JSON, *_NDJSON))
+            media = _media_type(headers, (JSON, *NDJSON))
             key = _key(headers)
-            raws = _counted(_lines(body) if media in _NDJSON else _items(body))
-            answer_headers = {"content-type": _JSON, **self._limiter.take(caller, len(raws))}
+            raws = _counted(lines(body) if media in NDJSON else _items(body))
+            answer_headers = {"content-type": JSON, **self._limiter.take(caller, len(raws))}
             collected = _Collected(
                 len(raws), rid, partial(respond, 202, answer_headers), self._services.wait_for_mirror
             )
@@ -364,18 +363,8 @@ def _dry(prepared: Prepared) -> dict[str, Any]:
 
 def _media_type(headers: dict[bytes, bytes], allowed: tuple[str, ...]) -> str:
     if headers.get(b"content-type") == b"application/json":
-        return _JSON
-    given = headers.get(b"content-type", b"").decode("latin-1")
-    media = given.split(";")[0].strip().lower()
-    if media not in allowed:
-        raise Problem(
-            "unsupported-media-type",
-            "Unsupported media type",
-            415,
-            f"The Content-Type is {given[:100] or 'missing'}.",
-            f"Send {' or '.join(allowed[:2])}.",
-        )
-    return media
+        return JSON
+    return media_type(headers.get(b"content-type", b"").decode("latin-1"), allowed)
 
 
 def _items(body: bytes) -> list[Any]:
@@ -393,7 +382,3 @@ def _counted(raws: list[Any]) -> list[Any]:
     if not 1 <= len(raws) <= MAX_BATCH:
         raise invalid([FieldError("/messages", f"must have 1 to {MAX_BATCH} messages; it has {len(raws)}")])
     return raws
-
-
-def _lines(body: bytes) -> list[Any]:
-    return [line for line in body.split(b"\n") if line.strip()]

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from controlplane.api.auth import Caller, requires
+from controlplane.api.bodies import JSON, NDJSON, lines, media_type
 from controlplane.api.consent import record_id
 from controlplane.api.cursor import open_cursor, seal_cursor
 from controlplane.api.problems import document, invalid, request_id
@@ -34,7 +35,6 @@ router = APIRouter(prefix="/v1")
 MAX_IMPORT = 10_000
 _TURN = 500
 """Items that are checked before the loop may do something else."""
-_NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 _ID = re.compile(r"(sup|pref)_([0-9a-f]{32}(?:[0-9a-f]{8})?)")
 
 Reader = Annotated[Caller, Depends(requires(Scope.MESSAGES_READ))]
@@ -163,7 +163,7 @@ def _import_body(model: str) -> dict[str, Any]:
     example = {"recipient": "+4915112345678"}
     content = {
         "application/json": {"schema": schema, "example": {"items": [example]}},
-        _NDJSON[0]: {"schema": {"type": "string"}, "example": json.dumps(example)},
+        NDJSON[0]: {"schema": {"type": "string"}, "example": json.dumps(example)},
     }
     return {"requestBody": {"required": True, "content": content}}
 
@@ -417,13 +417,13 @@ def _no_such(noun: str) -> Problem:
 async def _import(
     request: Request, kind: type[B], write: Callable[[Sequence[B]], Awaitable[list[Written]]]
 ) -> dict[str, Any]:
-    lines = _lines(request, await request.body())
+    items = _given(request, await request.body())
     results: list[dict[str, Any]] = []
     good: list[tuple[int, B]] = []
-    for index, line in enumerate(lines):
+    for index, item in enumerate(items):
         results.append({"index": index})
         try:
-            good.append((index, kind.model_validate_json(line)))
+            good.append((index, kind.model_validate_json(item)))
         except ValidationError as error:
             problem = invalid(_field_errors(error))
             results[index]["error"] = document(problem, request.url.path, request_id(request.scope))
@@ -434,36 +434,27 @@ async def _import(
         for (index, _), one in zip(good, written, strict=True):
             results[index] |= {"id": record_id(one.id), "created": one.created}
         await services_of(request).recipients.refresh()
-    return {"imported": len(good), "rejected": len(lines) - len(good), "results": results}
+    return {"imported": len(good), "rejected": len(items) - len(good), "results": results}
 
 
 class _Items(msgspec.Struct, forbid_unknown_fields=True):
     items: list[msgspec.Raw]
 
 
-def _lines(request: Request, body: bytes) -> list[bytes]:
-    given = request.headers.get("content-type", "")
-    media = given.split(";")[0].strip().lower()
-    if media in _NDJSON:
-        lines = [line for line in body.split(b"\n") if line.strip()]
-    elif media == "application/json":
+def _given(request: Request, body: bytes) -> list[bytes]:
+    media = media_type(request.headers.get("content-type", ""), (NDJSON[0], JSON, *NDJSON[1:]))
+    if media == JSON:
         try:
-            lines = [bytes(item) for item in msgspec.json.decode(body, type=_Items).items]
+            items = [bytes(item) for item in msgspec.json.decode(body, type=_Items).items]
         except msgspec.ValidationError as error:
             raise invalid([FieldError("", str(error))]) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise malformed(str(error)) from None
     else:
-        raise Problem(
-            "unsupported-media-type",
-            "Unsupported media type",
-            415,
-            f"The Content-Type is {given[:100] or 'missing'}.",
-            f"Send {_NDJSON[0]} or application/json.",
-        )
-    if not 1 <= len(lines) <= MAX_IMPORT:
-        raise invalid([FieldError("", f"must have 1 to {MAX_IMPORT} items; it has {len(lines)}")])
-    return lines
+        items = lines(body)
+    if not 1 <= len(items) <= MAX_IMPORT:
+        raise invalid([FieldError("", f"must have 1 to {MAX_IMPORT} items; it has {len(items)}")])
+    return items
 
 
 def _field_errors(error: ValidationError) -> list[FieldError]:

@@ -50,8 +50,8 @@ def _why(event: Event) -> str:
     return _REASONS.get(reason, reason)
 
 
-def sentence(event: Event) -> str:  # noqa: C901, PLR0912 - one case a kind
-    """What happened, in words."""
+def sentence(event: Event, decision: dict[str, Any] | None = None) -> str:  # noqa: C901, PLR0912 - one case a kind
+    """What happened, in words; `decision` is its router's, where there was one."""
     data = event.data or {}
     status = data.get("command_status")
     code = f" (command_status 0x{status:02X})" if status else ""
@@ -66,7 +66,6 @@ def sentence(event: Event) -> str:  # noqa: C901, PLR0912 - one case a kind
             return f"{text} in {data['encoding']}. Planned route: {data['plan']}.{waits}"
         case Kind.SUBMITTED:
             ids = ", ".join(cid for _, cid in data.get("part_ids", ()))
-            decision = _decision(event)
             why = f" Chosen {decision['why']}." if decision and decision.get("mode") == "learned" else ""
             return f"{data.get('connector', 'The carrier')} took it as {ids or 'a message without id'}.{why}"
         case Kind.DEFERRED if "rule" in data:
@@ -175,14 +174,14 @@ def detail(message: Message, events: list[Event], now: int) -> dict[str, Any]:
                 "sequence": event.k,
                 "kind": event.kind.value,
                 "at": iso(event.at),
-                "text": sentence(event),
+                "text": sentence(event, decision),
                 "route": event.route,
                 "reason": event.reason,
                 "node": event.node,
                 "datacenter": event.dc,
                 "receipt": (event.data or {}).get("receipt"),
-                "decision": _decision(event),
+                "decision": decision,
             }
-            for event in events
+            for event, decision in [(event, _decision(event)) for event in events]
         ],
     }
