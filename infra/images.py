@@ -94,8 +94,9 @@ def base_python(base: str) -> tuple[str, str]:
         ) from error
     if (int(major), int(minor)) < (3, 11):
         raise ImageError(f"The base image {base} has Python {major}.{minor}; Heliograph needs 3.11 or newer")
+    load = "import ctypes, sys\ntry: ctypes.CDLL('libstdc++.so.6')\nexcept OSError as error: sys.exit(str(error))"
     try:
-        _run([*container, base, "-c", "import ctypes; ctypes.CDLL('libstdc++.so.6')"])
+        _run([*container, base, "-c", load])
     except ImageError as error:
         raise ImageError(
             f"The base image {base} has no libstdc++.so.6, which numpy needs; choose one with libstdc++6, such as python:3.13-slim: {error}"

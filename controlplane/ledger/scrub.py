@@ -101,7 +101,7 @@ class Scrub:
             for stored, why in problems
             if why
         ]
-        return found + await self._unread(holdings)
+        return found + await self._unread()
 
     def _unreadable(self, origin: str) -> Finding:
         return self._fault(Fault.LOG, origin, "document", "the log's document cannot be read")
@@ -164,16 +164,19 @@ class Scrub:
         found += [Verifier.parse(witness.vkey) for witness in self._settings.ledger_witnesses]
         return {verifier.name: verifier for verifier in found}
 
-    async def _unread(self, holdings: Holdings) -> list[Finding]:
+    async def _unread(self) -> list[Finding]:
         """Events of this datacenter that no sequencer will ever read: of terms that nobody has, or that are over and complete."""
         dc = self._settings.datacenter
+        written = await self._store.event_sources()
+        live = {(source.node, source.epoch) for source in await self._store.sources()}
+        # In this order: a term that begins meanwhile is not among the written ones, and the logs have all of one that ends.
+        holdings = await Holdings.read(self._store, self._settings)
         chain = holdings.chain(dc)
         if not chain:
             return []
         sizes = holdings.sizes(dc)
-        live = {(source.node, source.epoch) for source in await self._store.sources()}
         found: list[Finding] = []
-        for node, epoch in await self._store.event_sources():
+        for node, epoch in written:
             if (node, epoch) in live or node == OPENED_NODE:
                 continue
             mark = await self._store.covered(dc, node, epoch, sizes)

@@ -43,7 +43,7 @@ _log = structlog.get_logger()
 _ROUND_ENTRIES = 4_096
 _SOURCES_SECONDS = 1.0
 _SETTLED_SECONDS = 90.0
-"""A term that is closed gets no late write after this: its adopter read it again 60 s after it took over."""
+"""A term that was seen closed gets no late write after this: its adopter read it again 60 s after it took over."""
 _SALT_BYTES = 16
 
 Key = tuple[str, int]
@@ -108,7 +108,7 @@ class Sequencer:
         self._resting: dict[Key, float] = {}
         """Sources that are not asked before then."""
         self._closed_at: dict[Key, float] = {}
-        """When a source was first seen closed with nothing more to read, or with a gap in front."""
+        """When a source was first seen closed; what was still under way to it then is there or lost once that is long enough ago."""
         self.gaps: dict[Key, tuple[int, float]] = {}
         """(node, epoch) → (the q that is missing, since when on the monotonic clock) of sources that wait for it."""
         self.backlog = False
@@ -327,7 +327,6 @@ class Sequencer:
             if room <= 0:
                 self.backlog = True
                 break
-        await self._complete(now)
         return found
 
     async def _opening(self) -> _Stretch:
@@ -356,49 +355,40 @@ class Sequencer:
         key = (source.node, source.epoch)
         mark = await self._mark(key)
         rows = await self._store.sequence(self.log.dc, source.node, source.epoch, mark, room)
-        leaves = []
-        for expected, (q, leaf) in enumerate(rows, mark + 1):
-            if q != expected:
-                break
-            leaves.append(leaf)
-        if leaves:
-            self._closed_at.pop(key, None)
-            self.gaps.pop(key, None)
-            return _Stretch(source.node, source.epoch, mark + 1, leaves)
+        settled = (
+            source.closed
+            and key != (LEDGER_NODE, self._term)
+            and now - self._closed_at.setdefault(key, now) >= _SETTLED_SECONDS
+        )
         if not rows:
             self.gaps.pop(key, None)
-            if source.closed:  # hardly anything comes from it any more
+            if settled:
+                await self._complete(source, mark)
+            elif source.closed:  # hardly anything comes from it any more
                 self._resting[key] = now + _SOURCES_SECONDS
             return None
-        missing, since = self.gaps.setdefault(key, (mark + 1, now))
-        if source.closed and now - since >= _SETTLED_SECONDS and key != (LEDGER_NODE, self._term):
-            return await self._skip(source, missing, rows)
-        return None
-
-    async def _skip(self, source: Source, missing: int, rows: Sequence[tuple[int, bytes]]) -> _Stretch:
-        """These numbers were given out by a node that died before MongoDB had their events: nothing will come any more, and the log says so."""
         first = rows[0][0]
-        await self.record(Kind.GAP, f"{source.node}:{source.epoch} {missing}-{first - 1}", "never_committed")
-        _log.warning("gap_skipped", node=source.node, epoch=source.epoch, first=missing, last=first - 1)
-        self.gaps.pop((source.node, source.epoch), None)
-        leaves = []
-        for expected, (q, leaf) in enumerate(rows, first):
-            if q != expected:
-                break
-            leaves.append(leaf)
+        if first != mark + 1:
+            self.gaps.setdefault(key, (mark + 1, now))
+            if not settled:
+                return None
+            await self._skip(source, mark + 1, first - 1)
+        self.gaps.pop(key, None)
+        leaves = [leaf for expected, (q, leaf) in enumerate(rows, first) if q == expected]
         return _Stretch(source.node, source.epoch, first, leaves)
 
-    async def _complete(self, now: float) -> None:
-        """Terms that are over, and have had nothing to read for long enough, are not asked again."""
-        for source in list(self._sources):
-            key = (source.node, source.epoch)
-            if not source.closed or key == (LEDGER_NODE, self._term) or key in self.gaps:
-                continue
-            if now - self._closed_at.setdefault(key, now) >= _SETTLED_SECONDS:
-                await self._store.complete(source.node, source.epoch, await self._mark(key))
-                self._sources.remove(source)
-                del self._closed_at[key]
-                self._resting.pop(key, None)
+    async def _skip(self, source: Source, first: int, last: int) -> None:
+        """These numbers were given out by a node that died before MongoDB had their events: nothing will come any more, and the log says so."""
+        await self.record(Kind.GAP, f"{source.node}:{source.epoch} {first}-{last}", "never_committed")
+        _log.warning("gap_skipped", node=source.node, epoch=source.epoch, first=first, last=last)
+
+    async def _complete(self, source: Source, mark: int) -> None:
+        """Its term is over, and nothing is left to read: it is not asked again."""
+        await self._store.complete(source.node, source.epoch, mark)
+        key = (source.node, source.epoch)
+        self._sources.remove(source)
+        del self._closed_at[key]
+        self._resting.pop(key, None)
 
     async def _mark(self, key: Key) -> int:
         """The highest q of this source that is in a log. Of one that is new here, the runs say it."""
