@@ -1,4 +1,4 @@
-"""`python -m bench.routing [simulation|digits|speed] [--quick] [--seeds N] [--only NAME] [--out FOLDER]`."""
+"""`python -m bench.routing [simulation|breaks|hostile|digits|speed] [--quick] [--seeds N] [--only NAME] [--out FOLDER]`."""
 
 from __future__ import annotations
 

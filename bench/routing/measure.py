@@ -11,7 +11,7 @@ from bench.routing.run import Course, Truth
 from bench.routing.view import Policy, View
 from bench.routing.world import CLASSES, Event, Flags, Floats, World
 
-__all__ = ["ALPHA", "BINS_S", "POINTS", "measure"]
+__all__ = ["ALPHA", "BINS_S", "POINTS", "ece", "measure", "until_below"]
 
 POINTS = 60
 """Of each curve over the whole time."""
@@ -88,7 +88,7 @@ def _outage(world: World, course: Course, event: Event) -> dict[str, Any]:
         "every": every.tolist(),
         "there": there.tolist(),
         "share_before": float(dead[(second >= event.begins - 600) & (second < event.begins)].mean()),
-        "until_1_percent_s": _until(second, dead, event, 0.01, 30.0),
+        "until_1_percent_s": until_below(second, dead, event, 0.01, 30.0),
         "lost": int((dead & during).sum()),
         "share_after_1_min": float(dead[(second >= event.begins + 60) & (second < event.ends)].mean()),
         "routes": {
@@ -99,7 +99,7 @@ def _outage(world: World, course: Course, event: Event) -> dict[str, Any]:
     }
 
 
-def _until(second: Floats, there: Flags, event: Event, share: float, window_s: float) -> float:
+def until_below(second: Floats, there: Flags, event: Event, share: float, window_s: float) -> float:
     """Seconds after which, for the first time, less than `share` of the following `window_s` goes there; the event's length, where that never is."""
     for after in np.arange(0.0, event.ends - event.begins - window_s):
         low, high = np.searchsorted(second, [event.begins + after, event.begins + after + window_s])

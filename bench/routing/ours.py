@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.routing.view import View
 from bench.routing.world import Flags, Floats
-from controlplane.routing.decision import CANDIDATE, HEADER, same
+from controlplane.routing.decision import CANDIDATE, HEADER, OUTLOOK, same
 from controlplane.routing.learner import Break, Learner, Terms, Tuning
 from controlplane.routing.router import Candidate, RouteRequest
 
@@ -67,12 +67,12 @@ class Ours:
     # For the judge.
 
     def predictions(self) -> tuple[Floats, Flags]:
-        """P(delivered in time) that each decision gave its choice, and whether it chose another route than the one it thought best."""
+        """P(delivered in time) that each decision expected of its choice, and whether it chose another route than the one it thought best."""
         p, explored = np.full(self._view.count, np.nan), np.zeros(self._view.count, bool)
         for row, record in self.records.items():
             count, chosen = record[1], record[3]
             table = np.frombuffer(record, CANDIDATE, count, HEADER.size)
-            p[row] = table["p"][chosen] / 65535
+            p[row] = OUTLOOK.unpack_from(record, len(record) - OUTLOOK.size)[0] / 65535
             explored[row] = (
                 table["propensity"][chosen] < 0.5
             )  # the best one has the largest share, and budgets are below a half

@@ -1,4 +1,4 @@
-"""The whole of it: the simulation, the off-policy estimators on digits, the speed of decisions."""
+"""The whole of it: the simulation, how soon breaks are seen, fake feedback, the off-policy estimators on digits, the speed of decisions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.routing import digits, speed
+from bench.routing import detect, digits, hostile, speed
 from bench.routing.evaluate import evaluate, names, repeated, seeds
 from bench.routing.plots import plots
 from bench.routing.tables import table
@@ -15,9 +15,10 @@ from bench.routing.world import load
 
 __all__ = ["PARTS", "run"]
 
-PARTS = ("simulation", "digits", "speed")
+PARTS = ("simulation", "breaks", "hostile", "digits", "speed")
 _SLOW = ("vw", "TS")
 _REPEATED_S = 3_600.0
+_HOSTILE_SEEDS = 5
 
 
 def run(
@@ -45,6 +46,14 @@ def run(
     if "repeated" in rest:
         count, same = rest["repeated"]
         texts.append(f"The same hour played twice: {same:,} of {count:,} decision records identical.")
+    if "breaks" in parts:
+        rest["breaks"] = detect.detect(numbers or seeds(2 if quick else 0), workers=workers)
+    if "breaks" in rest:
+        texts.append(detect.table(rest["breaks"]))
+    if "hostile" in parts:
+        rest["hostile"] = hostile.flood(numbers or seeds(1 if quick else _HOSTILE_SEEDS), workers=workers)
+    if "hostile" in rest:
+        texts.append(hostile.table(rest["hostile"]))
     if "digits" in parts:
         rest["digits"] = digits.run(5 if quick else digits.RUNS)
     if "digits" in rest:

@@ -67,6 +67,7 @@ def table(found: Found) -> str:
     first = _rows(
         [
             "regret a message (1/100 cent)",
+            "seeds",
             "all",
             "stationary",
             "drift and breaks",
@@ -77,6 +78,7 @@ def table(found: Found) -> str:
         (
             [
                 name,
+                str(len(of)),
                 *(_spread(_values(of, regret(part)), 1) for part in parts),
                 _ratio(found, name, UCB, "all"),
                 _spread(_values(of, lambda one: one["cpu_us"])),

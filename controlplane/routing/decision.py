@@ -1,10 +1,11 @@
 """A decision and its record: compact, versioned, and enough to make the same decision again.
 
-Record, little-endian: a header of 64 bytes, 24 bytes per candidate in the static order, then their names, each after its length.
+Record, little-endian: a header of 64 bytes, 24 bytes per candidate in the static order, their names, each after its length, and the outlook.
 
     header     version u8, candidates u8, flags u8, chosen u8, model u32, features u32, seed u64, at u64 ms,
                value, price factor, latency price, budget, gamma, delta, alpha, young share, surplus: f32
     candidate  p, low, high: u16 / 65535; flags u8; 0 u8; price u32; latency s f32 | utility f32, propensity f32
+    outlook    p, low, high of the chosen one, calibrated: u16 / 65535; not in version 1
 
 What stands before the bar is what score and choice go by, and quantised before they do. `replay` takes it from there.
 """
@@ -20,7 +21,20 @@ from numpy.typing import NDArray
 
 from controlplane.routing.choose import FRESH, NO_BIND, OPEN_BREAKER, PROBE, YOUNG, Inputs, Rules, Weighed, pick, weigh
 
-__all__ = ["CANDIDATE", "HEADER", "Decision", "Excluded", "Scored", "Unpacked", "replay", "same", "unpack", "words"]
+__all__ = [
+    "CANDIDATE",
+    "HEADER",
+    "OUTLOOK",
+    "Decision",
+    "Excluded",
+    "Outlook",
+    "Scored",
+    "Unpacked",
+    "replay",
+    "same",
+    "unpack",
+    "words",
+]
 
 HEADER = struct.Struct("<BBBBIIQQ9f")
 """64 bytes."""
@@ -37,7 +51,9 @@ CANDIDATE = np.dtype(
         ("propensity", "<f4"),
     ]
 )
-VERSION = 1
+OUTLOOK = struct.Struct("<HHH")
+VERSION = 2
+_FORMER = 1
 EXPLORED, SHADOW, NEAR_EQUALS, OTP, TRANSACTIONAL = 1, 2, 4, 8, 16
 """Bits of the header's flags: exploration was allowed; recorded only; the rule for explored routes; the class (neither: marketing)."""
 _RULES = {NO_BIND: "no_bind", OPEN_BREAKER: "breaker_open"}
@@ -48,7 +64,7 @@ class Scored(NamedTuple):
 
     route: str
     p: float
-    """P(delivered within the class's deadline), trust in receipts included."""
+    """P(delivered within the class's deadline), trust in receipts included: what routes are compared by."""
     low: float
     high: float
     """90 % interval of p."""
@@ -71,6 +87,16 @@ class Excluded(NamedTuple):
 
     route: str
     rule: str
+
+
+class Outlook(NamedTuple):
+    """What is expected of the chosen route, in the light of what became of such expectations: it was chosen because it looked good, and that may be luck."""
+
+    p: float
+    """P(delivered within the class's deadline)."""
+    low: float
+    high: float
+    """90 % interval."""
 
 
 class Unpacked(NamedTuple):
@@ -97,6 +123,7 @@ class Unpacked(NamedTuple):
     candidates: tuple[Scored, ...]
     excluded: tuple[Excluded, ...]
     chosen: str
+    outlook: Outlook
 
 
 class Decision:
@@ -161,7 +188,7 @@ class Decision:
 
 def unpack(record: bytes | str) -> Unpacked:
     """A record (or Decision.encoded) in readable form. Raises ValueError for what is none."""
-    header, table, names = _parts(record)
+    header, table, names, outlook = _parts(record)
     _, _, flags, chosen, model, features, seed, at, value, price, latency, budget, *_, surplus = header
     scored = tuple(
         Scored(
@@ -201,12 +228,13 @@ def unpack(record: bytes | str) -> Unpacked:
         scored,
         excluded,
         names[chosen],
+        outlook or Outlook(*scored[chosen][1:4]),
     )
 
 
 def replay(record: bytes | str) -> tuple[str, NDArray[np.float32], NDArray[np.float32]]:
     """Choose again from the inputs in the record: the chosen route, utilities and propensities (K,). Raises ValueError for what is no record."""
-    header, table, names = _parts(record)
+    header, table, names, _ = _parts(record)
     seed, surplus = header[6], header[-1]
     weighed = _weigh(header, table)
     best = int(weighed.best[0])
@@ -220,7 +248,7 @@ def replay(record: bytes | str) -> tuple[str, NDArray[np.float32], NDArray[np.fl
 
 def same(record: bytes | str) -> bool:
     """Whether a replay gives the recorded decision bit for bit."""
-    header, table, names = _parts(record)
+    header, table, names, _ = _parts(record)
     chosen, utility, propensity = replay(record)
     return (
         chosen == names[header[3]]
@@ -244,9 +272,8 @@ def words(record: bytes | str) -> str:
 
 
 def _why(chosen: Scored, usable: list[Scored], seen: Unpacked) -> str:
-    about = (
-        f"{chosen.p:.1%} likely to be delivered in time ({chosen.low:.1%} to {chosen.high:.1%}), price {chosen.price}"
-    )
+    likely, low, high = seen.outlook
+    about = f"{likely:.1%} likely to be delivered in time ({low:.1%} to {high:.1%}), price {chosen.price}"
     others = [item for item in usable if item.route != chosen.route]
     if chosen.route in {item.route for item in seen.excluded}:
         return f"nothing better is left; {about}"
@@ -274,23 +301,27 @@ def _why(chosen: Scored, usable: list[Scored], seen: Unpacked) -> str:
     return f"best balance of delivery and price of {len(usable)} ({best_p.route}: {best_p.p:.1%} for {best_p.price}); {about}"
 
 
-def _parts(record: bytes | str) -> tuple[tuple[int, ...], NDArray[np.void], list[str]]:
+def _parts(record: bytes | str) -> tuple[tuple[int, ...], NDArray[np.void], list[str], Outlook | None]:
     try:
         data = urlsafe_b64decode(record + "=" * (-len(record) % 4)) if isinstance(record, str) else record
         header = HEADER.unpack_from(data)
         version, count, chosen = header[0], header[1], header[3]
-        if version != VERSION:
-            raise ValueError(f"a decision of version {version}, and only {VERSION} is known")
+        if version not in {_FORMER, VERSION}:
+            raise ValueError(f"a decision of version {version}, and only {_FORMER} and {VERSION} are known")
         table = np.frombuffer(data, CANDIDATE, count, HEADER.size)
         names, at = [], HEADER.size + count * CANDIDATE.itemsize
         for _ in range(count):
             names.append(data[at + 1 : at + 1 + data[at]].decode())
             at += 1 + data[at]
+        outlook = None
+        if version == VERSION:
+            outlook = Outlook(*(part / 65535 for part in OUTLOOK.unpack_from(data, at)))
+            at += OUTLOOK.size
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise ValueError("not the record of a decision") from error
     if at != len(data) or chosen >= count:
         raise ValueError("not the record of a decision: lengths do not fit")
-    return header, table, names
+    return header, table, names, outlook
 
 
 def _weigh(header: tuple[int, ...], table: NDArray[np.void]) -> Weighed:

@@ -15,6 +15,7 @@ import numpy as np
 from controlplane.domain.numbers import numbering
 from controlplane.routing.arms import ArmName, Arms
 from controlplane.routing.breaker import Breakers
+from controlplane.routing.calibration import Calibration
 from controlplane.routing.choose import pick
 from controlplane.routing.decision import EXPLORED, HEADER, SHADOW, VERSION, Decision
 from controlplane.routing.features import Contents
@@ -31,8 +32,8 @@ from controlplane.routing.underway import Break, UnderWay, place
 __all__ = ["Arm", "Break", "Learner", "Terms", "Tuning"]
 
 _SINGLE = struct.Struct("<f")
-_STATE = struct.Struct("<4sIIII")
-_MAGIC = b"HRS1"
+_STATE = struct.Struct("<4sIIIII")
+_MAGIC = b"HRS2"
 _ACCOUNTS = 20_000
 _WAITING = 20_000
 _SLOW_EVERY_MS = 5_000
@@ -63,9 +64,12 @@ class Learner:
         self._arms = Arms(tuning, self._statistics, self._breakers)
         self._contents = Contents()
         self._model = Model(tuning)
+        self._calibration = Calibration(tuning)
         self._trust = Trust(tuning)
-        self._scores = Scores(tuning, self._arms, self._contents, self._model, self._trust)
-        self._under_way = UnderWay(tuning, self._statistics, self._breakers, self._arms, self._model)
+        self._scores = Scores(tuning, self._arms, self._contents, self._model, self._calibration, self._trust)
+        self._under_way = UnderWay(
+            tuning, self._statistics, self._breakers, self._arms, self._model, self._calibration, self._trust
+        )
         self._waiting: dict[str, tuple[bool, str]] = {}
         """Feedback that came before the receipt: mid → converted, tenant."""
         self._passing: deque[tuple[str, bool, int]] = deque(maxlen=_PASSING)
@@ -154,7 +158,8 @@ class Learner:
         order = row.order if chosen == row.order[0] else (chosen, *[i for i in row.order if i != chosen])
         if not dry:
             self._book(account, surplus + row.utility[chosen] - row.floor, row.most)
-        return Decision(line.names, order, propensity, seed, header + table + line.blob, row.said)
+        record = b"".join((header, table, line.blob, row.outlook[chosen]))
+        return Decision(line.names, order, propensity, seed, record, row.said)
 
     def _book(self, account: tuple[str, str], saved: float, most: float) -> None:
         if account not in self._accounts and len(self._accounts) >= _ACCOUNTS:
@@ -227,6 +232,7 @@ class Learner:
         if now_ms >= self._next_slow:
             self._next_slow = now_ms + _SLOW_EVERY_MS
             self._model.refresh(now_ms)
+            self._calibration.refresh(now_ms)
             self._trust.refresh(now_ms)
         self._expire_scores(now_ms)
 
@@ -241,6 +247,7 @@ class Learner:
         parts = (
             self._statistics.dump(now_ms),
             self._model.dump(now_ms),
+            self._calibration.dump(now_ms),
             self._trust.dump(now_ms),
             zlib.compress(passing.encode(), 1),
         )
@@ -250,9 +257,10 @@ class Learner:
         """Another node's `export`; the newest per node counts, so repeats and any order do no harm. Raises ValueError for what is none."""
         if node == self.node:
             return
-        statistics, model, trust, passing = _split(state)
+        statistics, model, calibration, trust, passing = _split(state)
         self._statistics.merge(node, statistics, now_ms)
         self._model.merge(node, model, now_ms)
+        self._calibration.merge(node, calibration, now_ms)
         self._trust.merge(node, trust)
         for mid, delivered, at in _receipts(passing):
             if self.remembers(mid):
@@ -260,9 +268,10 @@ class Learner:
 
     def restore(self, state: bytes) -> None:
         """This node's own `export` of before a restart. Messages that were under way are told again by `submitted`, with their own times."""
-        statistics, model, trust, passing = _split(state)
+        statistics, model, calibration, trust, passing = _split(state)
         self._statistics.restore(statistics)
         self._model.restore(model)
+        self._calibration.restore(calibration)
         self._trust.restore(trust)
         self._passing = deque(_receipts(passing), maxlen=_PASSING)
 

@@ -1,6 +1,6 @@
 """Messages of one class whose story is not over: what their receipts will teach, and what missing ones say already.
 
-Bounded. A message passes four marks in the order of its submit: `early` (has it a receipt sooner than usual?), mature (the content model learns),
+Bounded. A message passes five marks in the order of its submit: sent (what was expected of it is noted), `early` (has it a receipt sooner than usual?), mature (the content model learns),
 due (no receipt until here is a real negative), forgotten. When the pool is full, stories that are over go first, the oldest; then every second of the
 oldest open ones goes, and its neighbour stands for both (weight ×2), so that sums stay unbiased while memory stays bounded.
 """
@@ -36,6 +36,7 @@ class Pool:
 
     def __init__(self, tuning: ClassTuning, *, early_ms: int, capacity: int) -> None:
         self._marks = {
+            "sent": 0,
             "early": early_ms,
             "mature": tuning.mature_ms,
             "due": tuning.deadline_ms,
@@ -57,6 +58,8 @@ class Pool:
         self.state = np.zeros(room, dtype=np.int64)
         self.latency = np.zeros(room, dtype=np.int64)
         """ms from submit to receipt, where there is one."""
+        self.expected = np.zeros(room)
+        """P(delivered in time) as it was before anything was known of the message."""
         self.hashes = np.zeros((room, WIDTH), dtype=np.uint64)
 
     def add(self, mid: str, arm: int, hashes: NDArray[np.uint64], at: int) -> None:
@@ -112,7 +115,7 @@ class Pool:
     def _make_room(self) -> None:
         if self.size < self._capacity and self._passed["forgotten"] < self.size // 2:
             grown = min(2 * len(self.at), self._capacity) - len(self.at)
-            for name in ("at", "_order", "arm", "weight", "state", "latency"):
+            for name in ("at", "_order", "arm", "weight", "state", "latency", "expected"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros(grown, old.dtype)]))
             self.hashes = np.concatenate([self.hashes, np.zeros((grown, WIDTH), np.uint64)])
@@ -137,7 +140,7 @@ class Pool:
         if keep.sum() > room:  # only stories that are over, and young: forget the oldest after all
             keep[np.flatnonzero(keep & (self.state[:n] != PENDING))[: int(keep.sum()) - room]] = False
         kept = np.flatnonzero(keep)
-        for name in ("at", "_order", "arm", "weight", "state", "latency", "hashes"):
+        for name in ("at", "_order", "arm", "weight", "state", "latency", "expected", "hashes"):
             array = getattr(self, name)
             array[: len(kept)] = array[kept]
         before = np.concatenate([[0], np.cumsum(keep)])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from controlplane.domain.catalog import MessageClass
 from controlplane.routing.arms import ArmName, Arms
 from controlplane.routing.breaker import HALF_OPEN, OPEN
+from controlplane.routing.calibration import Calibration
 from controlplane.routing.choose import EXCLUDED, FRESH, NO_BIND, OPEN_BREAKER, PROBE, YOUNG, Inputs, Rules, weigh
 from controlplane.routing.decision import CANDIDATE, NEAR_EQUALS, OTP, TRANSACTIONAL
 from controlplane.routing.features import Content, Contents, buckets
@@ -69,6 +70,7 @@ class Row:
         "most",
         "need",
         "order",
+        "outlook",
         "plain",
         "propensity",
         "rules",
@@ -93,6 +95,8 @@ class Row:
     most: float
     """Largest surplus that is kept."""
     order: tuple[int, ...]
+    outlook: list[bytes]
+    """Per candidate: the record's end, if that one is chosen."""
     said: dict[tuple[int, bool], str]
     """Reasons that were asked for."""
 
@@ -100,14 +104,17 @@ class Row:
 class Scores:
     """Scores what is asked, in one go."""
 
-    def __init__(self, tuning: Tuning, arms: Arms, contents: Contents, model: Model, trust: Trust) -> None:
-        self._tuning, self._arms, self._contents, self._model, self._trust = tuning, arms, contents, model, trust
+    def __init__(
+        self, tuning: Tuning, arms: Arms, contents: Contents, model: Model, calibration: Calibration, trust: Trust
+    ) -> None:
+        self._tuning, self._arms, self._contents = tuning, arms, contents
+        self._model, self._calibration, self._trust = model, calibration, trust
         self._lines: dict[int, Line] = {}
         self._rules: dict[tuple[Terms, str], tuple[float, ...]] = {}
         self.rows: dict[tuple[int, int, Terms, str], Row] = {}
         """By line, content, terms and view. Emptied by `expire`."""
-        self._checked = np.zeros((0, 2), dtype=bool)
-        """By the number of the route: whether feedback has found it honest, faking."""
+        self._checked = np.zeros((0, 3), dtype=bool)
+        """By the number of the route: whether feedback has found it honest, rather honest than not, faking."""
         self.connectors: dict[str, str] = {}
         """Of each route that was ever asked for."""
 
@@ -126,7 +133,7 @@ class Scores:
     def expire(self) -> None:
         """Forget all rows; trust may have changed."""
         self.rows.clear()
-        self._checked = np.zeros((0, 2), dtype=bool)
+        self._checked = np.zeros((0, 3), dtype=bool)
 
     def score(self, asked: Sequence[Asked], now_ms: int) -> list[Row]:
         """A row for each."""
@@ -146,9 +153,12 @@ class Scores:
         flags |= self._novelty(np.where(there, self._arms.outcomes[arms], 0.0), usable, self._arms.route[arms])
         table["flags"] = np.where(there, flags, 0)
         table["latency"] = self._arms.latency[arms]
-        chances = self._trusted(asked, arms, self._chances(asked, arms))
-        for name, chance in zip(("low", "p", "high"), chances, strict=True):
-            table[name] = np.rint(chance * 65535.0)
+        worth = self._worths(asked, arms)
+        chances = [np.minimum(chance * worth, 1.0) for chance in self._chances(asked, arms)]
+        for name, chance in zip(("p", "low", "high"), chances, strict=True):
+            table[name] = _quantised(chance)
+        classes = np.array([self._calibration.number(item.content.cls) for item in asked])
+        outlook = np.stack([_quantised(self._calibration.apply(classes, chance)) for chance in chances], axis=-1)
 
         rules = [self._rules_of(item.terms, item.content.cls) for item in asked]
         columns = np.array(rules).T
@@ -174,6 +184,7 @@ class Scores:
             weighed.order.tolist(),
             table,
             alone,
+            outlook,
             strict=True,
         )
         return [self._row(*parts) for parts in made]
@@ -191,6 +202,7 @@ class Scores:
         order: list[int],
         table: NDArray[np.void],
         alone: NDArray[np.void],
+        outlook: NDArray[np.uint16],
     ) -> Row:
         row = Row()
         row.line, row.digest, row.rules = item.line, item.content.digest, rules[:-1]
@@ -198,6 +210,7 @@ class Scores:
         row.best, row.floor, row.need = best, floor, need
         row.propensity, row.utility, row.order = propensity[:count], utility[:count], tuple(order[:count])
         row.explored, row.plain = table[:count].tobytes(), alone[:count].tobytes()
+        row.outlook = [one.tobytes() for one in outlook[:count]]
         row.said = {}
         row.most = self._tuning.bank * rules[0]
         return row
@@ -217,7 +230,7 @@ class Scores:
         return found
 
     def _chances(self, asked: Sequence[Asked], arms: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
-        """P(receipt in time) with its interval: low, p, high."""
+        """P(receipt in time) with its interval: p, low, high."""
         hashes = self._contents.hashes[np.array([item.content.row for item in asked])]
         wide = np.broadcast_to(hashes[:, np.newaxis, :], (*arms.shape, hashes.shape[1]))
         index = buckets(wide, self._arms.hash[arms])
@@ -226,7 +239,7 @@ class Scores:
         spread = self._tuning.z * np.sqrt(
             1.0 / (self._arms.strength[arms] * p * (1.0 - p)) + self._model.variance[index].sum(axis=-1)
         )
-        return sigmoid(eta - spread), sigmoid(eta), sigmoid(eta + spread)
+        return sigmoid(eta), sigmoid(eta - spread), sigmoid(eta + spread)
 
     def _novelty(
         self, outcomes: NDArray[np.float64], usable: NDArray[np.bool_], routes: NDArray[np.int64]
@@ -237,11 +250,17 @@ class Scores:
         """
         if len(self._checked) != len(self._arms.routes):
             self._checked = np.array(
-                [(self._trust.checked(route), self._trust.caught(route)) for route in self._arms.routes]
+                [
+                    (self._trust.checked(route), self._trust.plausible(route), self._trust.caught(route))
+                    for route in self._arms.routes
+                ]
             )
-        checked, caught = np.moveaxis(self._checked[routes], -1, 0)
+        checked, plausible, caught = np.moveaxis(self._checked[routes], -1, 0)
         established = outcomes >= self._tuning.established
-        known = (established | ((outcomes >= self._tuning.young) & checked)) & ~caught
+        enough = np.where(
+            checked, self._tuning.young, np.where(plausible, self._tuning.established, self._tuning.unaudited)
+        )
+        known = (outcomes >= enough) & ~caught
         left = np.where(usable & ~caught, outcomes, 0.0)
         most = left.max(axis=1, keepdims=True)
         known |= ~(known & usable).any(axis=1, keepdims=True) & (left > 0.5 * most)
@@ -249,28 +268,15 @@ class Scores:
         fresh = ~begun & (outcomes < self._tuning.fresh)
         return np.where(begun & ~known, YOUNG, np.where(fresh, FRESH, 0)).astype(np.uint8)
 
-    def _trusted(
-        self, asked: Sequence[Asked], arms: NDArray[np.int64], chances: tuple[NDArray[np.float64], ...]
-    ) -> tuple[NDArray[np.float64], ...]:
-        """P(delivered in time), where receipts are not what they should be."""
+    def _worths(self, asked: Sequence[Asked], arms: NDArray[np.int64]) -> NDArray[np.float64]:
+        """P(delivered) over P(receipt) of candidates (n, K): 1 where receipts are what they should be."""
         views = {item.view for item in asked}
         if not self._trust.shared and views == {""}:
-            return chances
-        worth = {view: self._worth(view) for view in views}
-        factor = np.stack([worth[item.view] for item in asked])[
+            return np.ones(arms.shape)
+        worth = {view: self._trust.worth(self._arms.routes, view) for view in views}
+        return np.stack([worth[item.view] for item in asked])[
             np.arange(len(asked))[:, np.newaxis], self._arms.route[arms]
         ]
-        return tuple(np.minimum(chance * factor, 1.0) for chance in chances)
-
-    def _worth(self, view: str) -> NDArray[np.float64]:
-        """(routes,): P(delivered) over P(receipt), as a tenant sees it."""
-        worth = np.full(len(self._arms.routes), self._trust.usual.honest / self._trust.usual.heard)
-        for trust in (self._trust.shared, self._trust.of(view) or {}):
-            for route, trusted in trust.items():
-                number = self._arms.routes.get(route)
-                if number is not None:
-                    worth[number] = trusted.honest / trusted.heard
-        return worth
 
     def _rules_of(self, terms: Terms, cls: str) -> tuple[float, ...]:
         found = self._rules.get((terms, cls))
@@ -281,3 +287,8 @@ class Scores:
             exact = (*terms, own.budget, tuning.gamma, own.delta, tuning.alpha, own.young_share, float(own.near_equals))
             found = self._rules[terms, cls] = tuple(np.array(exact, dtype="<f4").astype(np.float64).tolist())
         return found
+
+
+def _quantised(chance: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """As records hold it."""
+    return np.rint(chance * 65535.0).astype("<u2")

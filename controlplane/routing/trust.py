@@ -7,8 +7,9 @@ P(delivered) = P(receipt) × honest / heard. A comparison with peers is worth no
 shows it honest, and caught when it shows it faking: then it is never more than explored while anything else is known.
 
 Hostile tenants: feedback is counted up to a cap per tenant, number range and time; a tenant's own feedback moves its own view; what others see is
-the sum over tenants, each capped, without the one that says the worst of the route and, of three or more, the one that says the best. So it takes
-two to move it.
+the sum over tenants, each capped, without the quarter (one at least) that says the worst of the route and, of three or more, that which says the
+best. So it takes two to move it, and of eight and more tenants over a quarter. A route is checked only where it is so too with no tenant louder than
+all but the loudest quarter together: a tenant's own messages make it loud on a route that others hardly tried.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ import json
 import math
 import zlib
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from controlplane.domain.catalog import MessageClass
 from controlplane.routing.tuning import Tuning
@@ -31,6 +36,9 @@ _WINDOWS = 20_000
 _ENOUGH = 0.3
 _SETTLED = 0.05
 """A route's honesty is settled when it is this improbable that it is thought of wrongly."""
+_EXTREME = 4
+"""One of so many voices is left out at either end: as many may lie and move nobody."""
+_GUARDED = 3
 _PEERS = 10.0
 """Messages with which a peer's conversion rate has half its say."""
 
@@ -84,7 +92,10 @@ class Trust:
         self.usual = FULL
         """Of a route of which nothing is known."""
         self._checked: set[str] = set()
+        self._plausible: set[str] = set()
         self._caught: set[str] = set()
+        self.guarded = False
+        """Whether enough tenants give feedback that one alone cannot vouch for a route."""
         self.changed = False
         """Whether `refresh` has something to do."""
 
@@ -106,6 +117,16 @@ class Trust:
         self.changed = True
         return True
 
+    def worth(self, routes: Mapping[str, int], tenant: str = "") -> NDArray[np.float64]:
+        """(routes,): P(delivered) over P(receipt) of numbered routes, as a tenant sees it; without one, as all do."""
+        found = np.full(len(routes), self.usual.honest / self.usual.heard)
+        for known in (self.shared, self.of(tenant) or {}):
+            for route, trusted in known.items():
+                number = routes.get(route)
+                if number is not None:
+                    found[number] = trusted.honest / trusted.heard
+        return found
+
     def of(self, tenant: str) -> dict[str, Trusted] | None:
         """Trust by route as a tenant with feedback of its own sees it; routes that are not in it have `shared`'s."""
         return self._views.get(tenant)
@@ -119,6 +140,10 @@ class Trust:
         """Whether feedback has found a route honest; where nobody gives any, nobody waits for it."""
         return not self._views or route in self._checked
 
+    def plausible(self, route: str) -> bool:
+        """Whether enough tenants say enough of a route that it is rather honest than not; where too few give feedback, all routes are."""
+        return not self.guarded or route in self._plausible
+
     def caught(self, route: str) -> bool:
         """Whether feedback has found a route faking receipts."""
         return route in self._caught
@@ -129,14 +154,21 @@ class Trust:
             return False
         self.changed = False
         evidence = self._evidence(now_ms)
-        pooled = self._pooled(evidence)
+        self.guarded = len(evidence) >= _GUARDED
+        voices = self._voices(evidence)
+        pooled = self._pooled(voices)
         self._shared = {route: _view(seen, self.usual, self._tuning.trust_strength) for route, seen in pooled.items()}
         spikes = {
             route: _spike(seen.honest, seen.expected, self.usual.honest)
             for route, seen in pooled.items()
             if seen.expected >= self._tuning.checked
         }
-        self._checked = {route for route, spike in spikes.items() if spike > 1.0 - _SETTLED}
+        self._checked = {
+            route
+            for route, spike in spikes.items()
+            if spike > 1.0 - _SETTLED and (not self.guarded or self._vouched(voices[route], 1.0 - _SETTLED))
+        }
+        self._plausible = {route for route in pooled if not self.guarded or self._vouched(voices[route], 0.5)}
         self._caught = {route for route, spike in spikes.items() if spike < _SETTLED}
         self._views = {
             tenant: {
@@ -212,8 +244,8 @@ class Trust:
                 )
         return found
 
-    def _pooled(self, evidence: dict[str, dict[str, _Evidence]]) -> dict[str, _Evidence]:
-        """What all tenants together say of a route, but for the extremes; and `usual`, what they say of all routes."""
+    def _voices(self, evidence: dict[str, dict[str, _Evidence]]) -> dict[str, list[_Evidence]]:
+        """What tenants say of a route, each up to the cap."""
         cap, heard_cap = self._tuning.trust_cap, self._tuning.heard_cap
         voices: dict[str, list[_Evidence]] = defaultdict(list)
         for routes in evidence.values():
@@ -223,6 +255,10 @@ class Trust:
                         *_capped(seen.honest, seen.expected, cap), *_capped(seen.heard, seen.converted, heard_cap)
                     )
                 )
+        return voices
+
+    def _pooled(self, voices: dict[str, list[_Evidence]]) -> dict[str, _Evidence]:
+        """What all tenants together say of a route, but for the extremes; and `usual`, what they say of all routes."""
         pooled = {
             route: _Evidence(
                 *_without_extremes([(one.honest, one.expected) for one in found]),
@@ -232,9 +268,18 @@ class Trust:
         }
         general = _NOTHING
         for one in pooled.values():
-            general = general.plus(_Evidence(0.0, 0.0, *_capped(one.heard, one.converted, cap)))
+            general = general.plus(_Evidence(0.0, 0.0, *_capped(one.heard, one.converted, self._tuning.trust_cap)))
         self.usual = Trusted(1.0, _view(general, FULL, self._tuning.trust_strength).heard)
         return pooled
+
+    def _vouched(self, voices: list[_Evidence], spike: float) -> bool:
+        """Whether a route is found honest, with this probability at least, where no tenant is louder than all but the loudest quarter together.
+
+        What only a few have tried, they cannot answer for.
+        """
+        limit = sum(sorted((voice.expected for voice in voices), reverse=True)[_extreme(len(voices)) :])
+        seen, expected = _without_extremes([_capped(voice.honest, voice.expected, limit) for voice in voices])
+        return expected >= self._tuning.checked and _spike(seen, expected, self.usual.honest) > spike
 
 
 def _view(seen: _Evidence, prior: Trusted, k: float) -> Trusted:
@@ -264,10 +309,15 @@ def _capped(seen: float, expected: float, cap: float) -> tuple[float, float]:
     return min(seen, expected) * scale, expected * scale
 
 
+def _extreme(voices: int) -> int:
+    return max(1, voices // _EXTREME)
+
+
 def _without_extremes(voices: list[tuple[float, float]]) -> tuple[float, float]:
-    """Sums of (seen, expected) without the voice that misses most and, of three or more, the one that misses least."""
-    kept = sorted(voices, key=lambda voice: voice[1] - voice[0], reverse=True)[1:]
-    kept = kept[:-1] if len(kept) > 1 else kept
+    """Sums of (seen, expected) without the quarter of the voices that misses most, one at least, and, of three or more, that which misses least."""
+    extreme = _extreme(len(voices))
+    kept = sorted(voices, key=lambda voice: voice[1] - voice[0], reverse=True)[extreme:]
+    kept = kept[:-extreme] if len(kept) > extreme else kept
     return sum(seen for seen, _ in kept), sum(expected for _, expected in kept)
 
 

@@ -114,6 +114,13 @@ class Tuning:
     damping: float = 1.0
     """The diagonal of the Hessian is taken this many times, because hashed features overlap."""
 
+    # Calibration.
+    calibration_half_life_ms: int = 2 * HOUR
+    calibration_strength: float = 10.0
+    """Precision with which each knot's shift is drawn to none: some hundred messages at 90 %."""
+    calibration_bond: float = 3.0
+    """Times that, a class's shift is drawn to that of all classes."""
+
     # The choice.
     gamma: float = 20.0
     """Inverse-gap weight (SquareCB); the gap is in units of `value`."""
@@ -127,6 +134,11 @@ class Tuning:
     """Outcomes before a route is known."""
     established: int = 2_000
     """Outcomes of another candidate without which a route that is not known is not held back: there is nothing better to hold on to."""
+    unaudited: int = 20_000
+    """Outcomes with which a route is known although feedback does not say that it is honest, where three tenants or more give any.
+
+    Many: one tenant's traffic alone may bring them. With fewer tenants, `established`.
+    """
     bank: float = 200.0
     """Largest saved surplus over the constraint, in units of `value`."""
 
@@ -145,7 +157,7 @@ class Tuning:
     heard_cap: float = 500.0
     """The same for conversions that say how many receipts go missing."""
     checked: float = 10.0
-    """Expected conversions that must show a route honest before it is known, where tenants give feedback; `established` outcomes do as well."""
+    """Expected conversions that must show a route honest before it is known, where tenants give feedback; `unaudited` outcomes do as well."""
     conversion: float = 0.3
     """Share of one-time passwords that are used, taken as the peers' where a tenant's messages have gone by one route only."""
 

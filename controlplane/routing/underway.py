@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from controlplane.routing.arms import Arms
 from controlplane.routing.breaker import Alarm, Breakers, silence_gain
+from controlplane.routing.calibration import Calibration
 from controlplane.routing.features import buckets
-from controlplane.routing.model import Model, logit
+from controlplane.routing.model import Model, logit, sigmoid
 from controlplane.routing.pool import DELIVERED, EXPIRED, FAILED, LATE, PENDING, Entry, Pool
 from controlplane.routing.statistics import (
     CURVE,
@@ -26,6 +27,7 @@ from controlplane.routing.statistics import (
     reached,
 )
 from controlplane.routing.statistics import LATE as LATE_COLUMN
+from controlplane.routing.trust import Trust
 from controlplane.routing.tuning import Tuning
 
 __all__ = ["Break", "UnderWay", "place"]
@@ -76,14 +78,19 @@ class _Early(NamedTuple):
 class UnderWay:
     """Messages that were submitted, until they are forgotten. Counts go to the statistics and the model, alarms to the breakers and `breaks`."""
 
-    def __init__(self, tuning: Tuning, statistics: Statistics, breakers: Breakers, arms: Arms, model: Model) -> None:
-        self._tuning, self._statistics, self._breakers, self._arms, self._model = (
-            tuning,
-            statistics,
-            breakers,
-            arms,
-            model,
-        )
+    def __init__(
+        self,
+        tuning: Tuning,
+        statistics: Statistics,
+        breakers: Breakers,
+        arms: Arms,
+        model: Model,
+        calibration: Calibration,
+        trust: Trust,
+    ) -> None:
+        self._tuning, self._statistics, self._breakers = tuning, statistics, breakers
+        self._arms, self._model, self._calibration, self._trust = arms, model, calibration, trust
+        self._worth = trust.worth(arms.routes)
         self._pools = {
             cls: Pool(own, early_ms=min(tuning.early_ms, own.deadline_ms), capacity=tuning.pool)
             for cls, own in tuning.classes.items()
@@ -136,10 +143,13 @@ class UnderWay:
     def tick(self, now_ms: int) -> list[str]:
         """What time alone says; mids of messages whose deadline is over."""
         overdue: list[str] = []
+        self._worth = self._trust.worth(self._arms.routes)
         for pool in self._pools.values():
+            self._expect(pool, now_ms)
+        for cls, pool in self._pools.items():
             overdue += self._expire(pool, now_ms)
             self._early(pool, now_ms)
-            self._mature(pool, now_ms)
+            self._mature(cls, pool, now_ms)
             pool.pass_mark("forgotten", now_ms)
         self._become_usual(now_ms)
         self.count()
@@ -174,6 +184,17 @@ class UnderWay:
                 )
                 self._forget_recent(alarm.cell)
                 self._arms.expire()
+
+    def _expect(self, pool: Pool, now_ms: int) -> None:
+        """Note what is expected of new messages, before their receipts are counted."""
+        sent = pool.pass_mark("sent", now_ms)
+        if not len(sent):
+            return
+        arms = pool.arm[sent]
+        self._arms.refresh(arms, now_ms)
+        index = buckets(pool.hashes[sent], self._arms.hash[arms])
+        chance = sigmoid(logit(self._arms.p[arms]) + self._model.mean[index].sum(axis=1))
+        pool.expected[sent] = np.minimum(chance * self._worth[self._arms.route[arms]], 1.0)
 
     def _expire(self, pool: Pool, now_ms: int) -> list[str]:
         due = pool.pass_mark("due", now_ms)
@@ -220,23 +241,26 @@ class UnderWay:
             increments[:, EARLY_GOOD] = weight * seen
             self._statistics.add(self._arms.chain[arms], at, increments, self._arms.in_time[arms])
 
-    def _mature(self, pool: Pool, now_ms: int) -> None:
-        """The content model learns from each message once, at one age, so that good news has no lead over bad news.
+    def _mature(self, cls: str, pool: Pool, now_ms: int) -> None:
+        """Content model and calibration learn from each message once, at one age, so that good news has no lead over bad news.
 
         So do the delay curves: fast receipts alone, while the slow ones are on their way, would make a curve too steep.
         """
         passed = pool.pass_mark("mature", now_ms)
         if not len(passed):
             return
-        arms, state = pool.arm[passed], pool.state[passed]
+        arms, state, number = pool.arm[passed], pool.state[passed], self._calibration.number(cls)
         self._arms.refresh(arms, now_ms)
-        p = self._arms.p[arms]
+        p, worth = self._arms.p[arms], self._worth[self._arms.route[arms]]
         labels = np.where(state == DELIVERED, 1.0, 0.0)
-        pending = state == PENDING
-        if pending.any():
-            f = self._reached(arms[pending], (now_ms - pool.at[passed[pending]]) / 1000)
-            labels[pending] = p[pending] * (1.0 - f) / (1.0 - p[pending] * f)
+        pending = passed[state == PENDING]
+        if len(pending):
+            f = self._reached(pool.arm[pending], (now_ms - pool.at[pending]) / 1000)
+            hoped = self._calibration.apply(np.full(len(pending), number), pool.expected[pending])
+            hoped = np.minimum(hoped / worth[state == PENDING], 0.999)
+            labels[state == PENDING] = hoped * (1.0 - f) / (1.0 - hoped * f)
         index = buckets(pool.hashes[passed], self._arms.hash[arms])
+        self._calibration.learn(cls, pool.expected[passed], labels * worth, pool.weight[passed], now_ms)
         self._model.learn(index, labels, logit(p), pool.weight[passed], now_ms)
         came = passed[(state == DELIVERED) & (pool.latency[passed] <= pool.mature_ms)]
         increments = np.zeros((len(came), WIDTH))

@@ -9,7 +9,7 @@ import pytest
 
 from controlplane.domain.catalog import MessageClass, Route, SenderType
 from controlplane.routing import Arm, Candidate, Learner, RouteRequest, Terms, Tuning
-from controlplane.routing.decision import HEADER, Decision, replay, same, unpack, words
+from controlplane.routing.decision import HEADER, OUTLOOK, Decision, replay, same, unpack, words
 
 NOW = 1_788_220_800_000
 NUMBERS = ("+4915112345678", "+491520123456", "+33607123456", "+447300123456")
@@ -109,6 +109,17 @@ class TestLearning:
         assert found.ratio == pytest.approx(0.78, abs=0.06)
         assert len(learner.breaks) == 1
 
+    def test_what_is_expected_of_the_chosen_route_comes_true(self):
+        learner = Learner(node="n")
+        routes = {f"r{n}": 0.75 for n in range(12)}
+        world = World(learner, routes, dict.fromkeys(routes, 4), seed=9)
+        world.run(1_200)
+        seen = [unpack(decision.record) for decision in world.decisions[-4_000:]]
+        assert np.mean([one.outlook.p for one in seen]) == pytest.approx(0.75, abs=0.02)
+        raw = np.mean([next(c.p for c in one.candidates if c.route == one.chosen) for one in seen])
+        assert abs(np.mean([one.outlook.p for one in seen]) - 0.75) < abs(raw - 0.75)
+        assert all(one.outlook.low < one.outlook.p < one.outlook.high for one in seen)
+
     def test_receipts_under_way_do_not_make_a_route_look_bad(self):
         learner = Learner(node="n")
         world = World(learner, {"good": 0.95}, {"good": 4})
@@ -177,7 +188,7 @@ class TestDecisions:
             [request(0)], [candidates(**{f"route-{i:02d}": i for i in range(20)})], NOW
         )[0]
         assert HEADER.size == 64
-        assert len(decision.record) <= 64 + 20 * 40
+        assert len(decision.record) <= 64 + 20 * 40 + OUTLOOK.size
 
     def test_unpacked(self):
         learner = Learner(node="n")
@@ -196,13 +207,23 @@ class TestDecisions:
         assert a.utility == pytest.approx(30 * a.p - 3 - 0.5 * a.latency, abs=0.01)
         assert decision.chosen == seen.chosen == "a"
         assert words(decision.record).startswith("a: cheapest of 2 within 1 % of the best delivery; ")
+        assert seen.outlook.p == pytest.approx(a.p, abs=1e-4)  # nothing was learned yet
 
     def test_a_changed_input_is_noticed(self):
         record = bytearray(Learner(node="n").decide([request(0)], [candidates(a=3, b=5)], NOW)[0].record)
         record[64] ^= 0x80
         assert not same(bytes(record))
 
-    @pytest.mark.parametrize("record", [b"", b"\x02" + b"\0" * 63, b"\x01\x01" + b"\0" * 62, "!!!"])
+    def test_a_record_of_before_the_outlook_is_still_read(self):
+        record = Learner(node="n").decide([request(0)], [candidates(a=3, b=5)], NOW)[0].record
+        former = b"\x01" + record[1 : -OUTLOOK.size]
+        assert same(former)
+        seen = unpack(former)
+        assert seen.outlook == (seen.candidates[0].p, seen.candidates[0].low, seen.candidates[0].high)
+        with pytest.raises(ValueError, match="lengths"):
+            replay(b"\x01" + record[1:])
+
+    @pytest.mark.parametrize("record", [b"", b"\x03" + b"\0" * 63, b"\x01\x01" + b"\0" * 62, "!!!"])
     def test_what_is_no_record_is_refused(self, record):
         with pytest.raises(ValueError):
             replay(record)
@@ -266,6 +287,21 @@ class TestBounds:
         chosen = world.run(30, MessageClass.MARKETING)
         assert "old" not in chosen
         assert share(chosen, "new") <= 0.1
+
+    @pytest.mark.parametrize(("reporting", "known"), [(("a", "b", "c"), False), (("a", "b"), True)])
+    def test_traffic_alone_makes_no_route_known_where_enough_tenants_could_vouch_for_it(self, reporting, known):
+        learner = Learner(Tuning(established=300, unaudited=5_000), node="n")
+        world = World(learner, {"old": 0.9, "new": 0.97}, {"old": 4})
+        world.run(100, MessageClass.MARKETING)
+        for tenant in reporting:
+            for n in range(40):
+                learner.feedback(Arm("old", "c-old", NUMBERS[n % 4], "otp", True), n % 6 > 0, tenant, world.now)
+        world.offered = candidates(new=4)
+        world.run(60, MessageClass.MARKETING)
+        world.offered = candidates(old=4, new=3)
+        chosen = world.run(30, MessageClass.MARKETING)
+        assert (share(chosen, "new") > 0.9) is known
+        assert known or share(chosen, "new") < 0.1
 
     def test_without_surplus_nothing_is_explored(self):
         learner = Learner(node="n")
@@ -359,7 +395,7 @@ class TestSharing:
         one.tick(NOW + 700_000)
         assert one.routes(NOW + 700_000)["good", "transactional"]["in_time"] == pytest.approx(1.0)
 
-    @pytest.mark.parametrize("state", [b"", b"HRS1" + b"\0" * 16 + b"x", b"XXXX" + b"\0" * 16])
+    @pytest.mark.parametrize("state", [b"", b"HRS2" + b"\0" * 20 + b"x", b"XXXX" + b"\0" * 20])
     def test_what_is_no_state_is_refused(self, state):
         with pytest.raises(ValueError):
             Learner(node="n").merge("other", state, NOW)

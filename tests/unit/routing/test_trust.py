@@ -128,6 +128,55 @@ class TestHostile:
         assert trust.shared["fake"].honest < 0.5
         assert trust.of("t0")["fake"].honest < 0.5
 
+    @pytest.mark.parametrize("others", [2, 5])
+    def test_a_liar_cannot_vouch_for_a_route_that_others_hardly_tried(self, others):
+        trust = Trust(Tuning())
+        for tenant in range(others):
+            for i in range(60):
+                tell(trust, f"t{tenant}", "good", i % 7 > 0, NOW + i * 1_000)
+            for i in range(2):
+                tell(trust, f"t{tenant}", "fake", i < 1, NOW + i * 1_000)
+        for i in range(2_000):
+            tell(trust, "liar", "fake", True, NOW + i * 1_000)
+            tell(trust, "liar", "good", True, NOW + i * 1_000)
+        trust.refresh(NOW + HOUR)
+        assert trust.of("liar")["fake"].honest > 0.9
+        assert not trust.checked("fake")
+
+    @pytest.mark.parametrize("others", [3, 4, 6])
+    def test_a_liar_does_not_unmake_a_route_in_use(self, others):
+        trust = Trust(Tuning())
+        for tenant in range(others):
+            world(trust, f"t{tenant}", tenant)
+        for i in range(2_000):
+            tell(trust, "liar", "good", False, NOW + i * 1_000)
+            tell(trust, "liar", "fine", True, NOW + i * 1_000)
+            tell(trust, "liar", "fake", True, NOW + i * 1_000)
+        trust.refresh(NOW + HOUR)
+        assert [trust.plausible(route) for route in ("good", "fine", "fake", "unheard of")] == [
+            True,
+            True,
+            False,
+            False,
+        ]
+        assert not trust.caught("good")
+
+    def test_of_eight_tenants_two_that_collude_move_nobody(self):
+        trust = Trust(Tuning())
+        for tenant in range(6):
+            world(trust, f"t{tenant}", tenant)
+        for liar in ("liar", "other liar"):
+            for i in range(2_000):
+                tell(trust, liar, "good", False, NOW + i * 1_000)
+                tell(trust, liar, "fine", True, NOW + i * 1_000)
+                tell(trust, liar, "fake", True, NOW + i * 1_000)
+        trust.refresh(NOW + HOUR)
+        assert trust.shared["good"].honest == 1.0
+        assert trust.shared["fake"].honest < 0.25
+        assert trust.checked("good")
+        assert trust.caught("fake")
+        assert trust.of("t0")["good"].honest == 1.0
+
     def test_caps(self):
         tuning = Tuning()
         trust = Trust(tuning)
