@@ -1,4 +1,4 @@
-"""`python -m bench [gateways|engine|backlog|growth|stages|servers|ledger|routing]`; see docs/performance.md and docs/routing.md."""
+"""`python -m bench [gateways|engine|backlog|growth|stages|servers|ledger|routing|search|console]`; see docs/performance.md and docs/routing.md."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import backlog, engine, gateways, growth, ledger, report, servers, stages
+from bench import backlog, console, engine, gateways, growth, ledger, report, search, servers, stages
 from bench.ledger import tables
 from bench.tools import BenchError, build, machine
 
 WORK = Path(__file__).parent / ".work"
-PARTS = ("gateways", "engine", "backlog", "growth", "stages", "servers", "ledger", "routing")
-ROUTING = ("path", "simulation", "digits", "speed")
+PARTS = ("gateways", "engine", "backlog", "growth", "stages", "servers", "ledger", "routing", "search", "console")
+ROUTING = ("path", "simulation", "breaks", "hostile", "digits", "speed")
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument(
         "--messages",
         type=int,
-        help="backlog: how many; growth: up to how many stored; ledger: entries of the log that is damaged, and waiting events",
+        help="backlog: how many; growth and search: up to how many stored; ledger: entries of the log that is damaged, and waiting events",
     )
     parser.add_argument(
         "--patience",
@@ -64,8 +64,12 @@ def _run(part: str, options: argparse.Namespace) -> int:
         found = backlog.run(WORK, options.messages or 1_000_000)
     elif part == "growth":
         found = growth.run(WORK, options.messages or 10_000_000)
+    elif part == "search":
+        found = search.run(WORK, options.messages or 10_000_000)
     elif part == "stages":
         found = stages.run(WORK, options.seconds)
+    elif part == "console":
+        found = console.run(WORK, options.rounds, options.seconds)
     elif part == "ledger":
         return _ledger(options)
     elif part == "routing":

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Self
 
 import structlog
 
+from controlplane import __version__
 from controlplane.api.app import create_app
+from controlplane.api.auth import act_for
+from controlplane.api.grants import Grants
 from controlplane.api.peers import Peers
 from controlplane.api.server import Server
-from controlplane.api.services import BindState, ConnectorState, Health, Services
+from controlplane.api.services import Health, Services
+from controlplane.batches.runner import BatchRunner
 from controlplane.callbacks.deliver import Deliverer
 from controlplane.callbacks.guard import ForbiddenTargetError, check_url
 from controlplane.callbacks.sign import new_secret
 from controlplane.clock import Clock, SystemClock
+from controlplane.console.app import create_console
+from controlplane.console.backend import Backend, Visitor
+from controlplane.console.services import ConsoleServices
 from controlplane.dispatch.adopt import Adopter
 from controlplane.dispatch.binds import Binds
 from controlplane.dispatch.comeback import Comeback
@@ -27,8 +34,11 @@ from controlplane.dispatch.outbox import Outbox
 from controlplane.dispatch.outcome import Judge
 from controlplane.dispatch.owner import Owner
 from controlplane.dispatch.region import RegionAdopter
+from controlplane.dispatch.tallies import Tallies
 from controlplane.dispatch.tenure import Tenure
+from controlplane.dispatch.trial import BindTrial
 from controlplane.domain.catalog import Connector, RoutingMode, Snapshot
+from controlplane.domain.node_state import ConnectorState, HeldBack, NodeState
 from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.published import Published
 from controlplane.ledger.standing import Standing
@@ -42,6 +52,8 @@ from controlplane.routing import Terms as RoutingTerms
 from controlplane.serving import listen, serve
 from controlplane.settings import Settings
 from controlplane.smpp.pdu import DataSm, DeliverSm
+from controlplane.store.audit import AuditStore
+from controlplane.store.batch_jobs import BatchJobs
 from controlplane.store.book import Book, Listener
 from controlplane.store.callback_log import CallbackLog
 from controlplane.store.catalog import Catalog
@@ -52,18 +64,24 @@ from controlplane.store.erasure import Retention
 from controlplane.store.events import EventReader
 from controlplane.store.inbound_parts import InboundParts
 from controlplane.store.intents import IntentLog
+from controlplane.store.invitations import Invitations
 from controlplane.store.leases import Checkpoint, HostLock, Lease, Terms
 from controlplane.store.ledger_scrub import ScrubStore
+from controlplane.store.login_delays import LoginDelays
 from controlplane.store.orphans import OrphanStore
+from controlplane.store.people import People
 from controlplane.store.preferences import PreferenceStore
 from controlplane.store.recipients import Recipients
 from controlplane.store.regions import RegionStore
 from controlplane.store.routing_states import RoutingStates
 from controlplane.store.schema import wait_for_indexes
 from controlplane.store.seal import Seal
+from controlplane.store.search_read import Search
+from controlplane.store.sessions import Sessions
 from controlplane.store.slots import Slots
 from controlplane.telemetry.logs import configure
 from controlplane.telemetry.metrics import Metrics
+from controlplane.telemetry.watch import Watch
 
 __all__ = ["Node", "run_node"]
 
@@ -81,7 +99,8 @@ class Node:
         self._lock = lock
         self.metrics = Metrics()
         self.seal = Seal(settings.secret)
-        self.reader = EventReader(database, settings.datacenter, clock)
+        self.reader = EventReader(database, settings.datacenter)
+        self.search = Search(database, self.reader, settings.secret, clock)
         self.catalog = Catalog(database, self.seal)
         self.recipients = Recipients(PreferenceStore(database, settings.secret, clock, settings.datacenter), clock)
         self.terms = Terms(database, settings, clock)
@@ -111,6 +130,18 @@ class Node:
         self.standing = Standing(self.ledger, self.published, self.reader, settings, clock)
         self.regions = RegionStore(database)
         self._wire_dispatch()
+        self._started_at = clock.now_ms()
+        self.watch = Watch(
+            database,
+            settings,
+            lease,
+            clock,
+            state=self.state,
+            catalog=lambda: self.catalog.snapshot,
+            standing=self.standing,
+            callbacks=self.callback_log,
+            deadlines_ms={cls: own.deadline_ms for cls, own in self.learner.tuning.classes.items()},
+        )
         self._wire_receipts()
         self.tenure = Tenure(self.terms, lease, self.checkpoint, settings.lease_renew_seconds)
         self.comeback = Comeback(Comebacks(database), self.regions, self.ledger, settings, lease, clock)
@@ -135,12 +166,29 @@ class Node:
             self.owner.on_event,
             self.learning.on_event,
             self.deliverer.on_event,
+            self.tallies.on_event,
+            self.watch.recorder.on_event,
         )
         for listener in listeners:
             self.book.subscribe(listener)
         self.metrics.watch(self._gauges, self._connector_gauges)
         self.metrics.watch_ledger(lambda: self.standing.last)
+        self.people = People(database, self.seal, clock)
+        self.links = Invitations(database, clock)
+        self.sessions = Sessions(database, self.seal, clock)
+        self.delays = LoginDelays(database, clock)
+        self.audit = AuditStore(database, clock, node=settings.node, keep_days=settings.audit_days)
+        self.batch_jobs = BatchJobs(database, clock)
         self.app = create_app(self._services())
+        self.batch_runner = BatchRunner(
+            self.batch_jobs,
+            self.app.state.rows,
+            lease,
+            clock,
+            renew_seconds=settings.lease_renew_seconds,
+            keep_days=settings.batch_job_days,
+        )
+        self._wire_console()
 
     def _wire_dispatch(self) -> None:
         settings = self.settings
@@ -173,14 +221,18 @@ class Node:
         )
         self.owner.gate = Gate(self.recipients, lambda: self.catalog.snapshot, self.owner.look)
         self._judge = Judge(self.book, self.intents, self._clock, self.owner.next_route, self.owner.landed)
+        slots = Slots(self.database, self.lease, self._clock)
+        self.tallies = Tallies(self._clock)
         self.binds = Binds(
             self._make_outbox,
             self._judge,
             self._on_deliver,
-            Slots(self.database, self.lease, self._clock),
+            slots,
             self._clock,
             self.owner.evacuate,
+            self.tallies,
         )
+        self.trial = BindTrial(slots, self._clock)
 
     def _on_deliver(self, connector: Connector, pdu: DeliverSm | DataSm, answer: Callable[[int], None]) -> None:
         self.ingest.on_deliver(connector, pdu, answer)
@@ -191,6 +243,24 @@ class Node:
         outbox.forget = self.owner.unqueued
         outbox.unsendable = self._judge.unsendable
         return outbox
+
+    def _wire_console(self) -> None:
+        services = self.app.state.services
+
+        def grant(visitor: Visitor, tenant: str) -> AbstractContextManager[str]:
+            return act_for(services, visitor.person, tenant=tenant, own=visitor.tenant, scopes=visitor.scopes)
+
+        console = ConsoleServices(
+            settings=self.settings,
+            clock=self._clock,
+            people=self.people,
+            links=self.links,
+            sessions=self.sessions,
+            delays=self.delays,
+            audit=self.audit,
+            stopping=lambda: self.book.closing,
+        )
+        self.app.mount("/console", create_console(console, Backend(self.app, grant)))
 
     def _wire_receipts(self) -> None:
         settings = self.settings
@@ -224,16 +294,23 @@ class Node:
             settings=self.settings,
             clock=self._clock,
             seal=self.seal,
+            grants=Grants(),
             book=self.book,
             events=self.reader,
+            search=self.search,
             catalog=self.catalog,
             recipients=self.recipients,
+            batch_jobs=self.batch_jobs,
             router=self.router,
             learner=self.learner,
             peers=Peers(self.settings.node, self.terms.url_of),
             callbacks=self.deliverer,
             callback_log=self.callback_log,
             check_callback_url=self._check_callback_url,
+            people=self.people,
+            links=self.links,
+            sessions=self.sessions,
+            audit=self.audit,
             wait_for_mirror=self.hold.wait,
             ledger=self.ledger,
             published=self.published,
@@ -241,7 +318,8 @@ class Node:
             regions=self.regions,
             adoption=self.region_adopter,
             new_callback_secret=new_secret,
-            connectors=self.connector_states,
+            watch=self.watch,
+            try_bind=self.trial.run,
             health=self.health,
             registry=self.metrics.registry,
         )
@@ -267,16 +345,25 @@ class Node:
 
     def connector_states(self) -> list[ConnectorState]:
         """Each connector as this node sees it."""
-        return [
-            ConnectorState(
-                outbox.connector.name,
-                outbox.live,
-                len(outbox),
-                outbox.throttle.rate,
-                tuple(BindState(bind.name, bind.bound, bind.in_flight, bind.window, bind.last_error) for bind in binds),
-            )
-            for outbox, binds in self.binds.states()
-        ]
+        return [self.tallies.state(outbox, binds, outbox.oldest_due()) for outbox, binds in self.binds.states()]
+
+    def state(self) -> NodeState:
+        """What this node says of itself to whoever asks about the datacenter."""
+        health = self.health()
+        return NodeState(
+            node=self.settings.node,
+            datacenter=self.settings.datacenter,
+            epoch=self.lease.epoch,
+            version=__version__,
+            started_at=self._started_at,
+            url=self.settings.peer_url,
+            ready=health.ready,
+            checks=health.checks,
+            stopping=self.book.closing,
+            gauges={name.removeprefix("heliograph_"): value for name, value in self._gauges().items()},
+            connectors=self.connector_states(),
+            held_back=[HeldBack(*place) for place in self.learner.open_breakers()],
+        )
 
     def health(self) -> Health:
         """Ready means: the lease is valid, MongoDB confirms, and the node is not stopping. Former messages that wait for the peers stop no new ones."""
@@ -330,6 +417,10 @@ class Node:
             lease = await Terms(database, settings, clock).open(lock.host)
             node = cls(settings, clock, database, lock, lease)
             await node.callback_log.ensure_indexes()
+            await node.batch_jobs.ensure_indexes()
+            await node.watch.ensure_indexes()
+            for keeper in (node.links, node.sessions, node.delays, node.audit):
+                await keeper.ensure_indexes()
             await node.recipients.store.ensure_indexes()
             await node.catalog.refresh()
             await node.learning.open()
@@ -355,8 +446,10 @@ class Node:
             self.adopter.run(),
             self.region_adopter.run(),
             self.retention.run(),
+            self.batch_runner.run(),
             self.standing.run(),
             self.learning.run(),
+            *self.watch.runs(),
         ]
         self.catalog.subscribe(self._on_catalog)
         async with asyncio.TaskGroup() as group:
@@ -379,6 +472,7 @@ class Node:
             async with asyncio.timeout(self.settings.accept_timeout_seconds):
                 await self.committer.drain()
                 await self.learning.share()
+                await self.watch.stop()
                 await self.intents.flush()
         self.committer.close()
         try:
@@ -388,6 +482,7 @@ class Node:
 
     async def close(self) -> None:
         """Let go of MongoDB and of the node's name."""
+        await self.watch.close()
         await self.database.client.close()
         self._lock.release()
 

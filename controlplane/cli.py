@@ -24,6 +24,7 @@ from controlplane.domain.message import FINAL
 from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.ledger_command import ledger
 from controlplane.options import DATA, AsJson, Data, Url
+from controlplane.people_command import people
 from controlplane.region_adopt_command import region
 from controlplane.region_command import seed, verify
 from controlplane.routing_command import routing
@@ -41,6 +42,7 @@ app.add_typer(messages, name="messages")
 app.add_typer(cluster, name="cluster")
 app.add_typer(ledger, name="ledger")
 app.add_typer(region, name="region")
+app.add_typer(people, name="people")
 app.add_typer(routing, name="routing")
 app.command()(carrier)
 app.command()(seed)

@@ -57,9 +57,9 @@ class Client:
             raise ConfigError(f"The certificate authority is not PEM ({error}); look at HELIOGRAPH_CA_FILE.") from None
         local = _local(data)
         local_key = (local.admin_key if admin else local.api_key) if local else ""
-        self._url = (url or settings.url or (local.url if local else "")).rstrip("/")
+        self.url = (url or settings.url or (local.url if local else "")).rstrip("/")
         self._key = key or settings.api_key.get_secret_value() or local_key
-        if not self._url or not (self._key or anonymous):
+        if not self.url or not (self._key or anonymous):
             raise ConfigError(
                 f"No node to talk to: {data / 'credentials.json'} is not there. Run `heliograph up`, or give --url and set HELIOGRAPH_API_KEY."
             )
@@ -86,7 +86,7 @@ class Client:
             async def fetch(path: str) -> bytes:
                 for left in reversed(range(_TRIES)):
                     try:
-                        async with session.get(self._url + path, headers=self._headers(), ssl=self._tls) as response:
+                        async with session.get(self.url + path, headers=self._headers(), ssl=self._tls) as response:
                             answer = await response.read()
                             if response.status < 400:
                                 return answer
@@ -94,7 +94,7 @@ class Client:
                                 raise ApiError(_problem(answer, response.status))
                     except (aiohttp.ClientError, TimeoutError) as error:
                         if not left:
-                            raise UnreachableError(f"{self._url} does not answer: {error!r}") from error
+                            raise UnreachableError(f"{self.url} does not answer: {error!r}") from error
                     await asyncio.sleep(2.0 / left)
                 raise AssertionError
 
@@ -109,7 +109,7 @@ class Client:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session,
                 session.request(
-                    method, self._url + path, json=body, params=params, headers=headers, ssl=self._tls
+                    method, self.url + path, json=body, params=params, headers=headers, ssl=self._tls
                 ) as response,
             ):
                 text = await response.text()
@@ -118,7 +118,7 @@ class Client:
                     raise ApiError(answer)
                 return answer
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise UnreachableError(f"{self._url} does not answer as a node should: {error}") from error
+            raise UnreachableError(f"{self.url} does not answer as a node should: {error}") from error
 
 
 def _problem(answer: bytes, status: int) -> dict[str, Any]:

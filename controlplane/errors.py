@@ -8,7 +8,58 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["ConfigError", "FieldError", "Problem", "StoreUnavailableError"]
+__all__ = ["SLUGS", "ConfigError", "FieldError", "Problem", "StoreUnavailableError"]
+
+SLUGS: dict[str, str] = {
+    "invalid-request": "A field is missing, unknown or out of range; `errors` points to each.",
+    "malformed-json": "The body is not JSON, or not UTF-8.",
+    "body-too-large": "The body is larger than the node takes.",
+    "unsupported-media-type": "The Content-Type is not one that this call takes.",
+    "unauthorized": "There is no usable API key.",
+    "forbidden": "The key lacks the scope, or its tenant is disabled.",
+    "not-found": "There is no such thing, or it is not yours.",
+    "method-not-allowed": "The path exists, the method does not.",
+    "already-exists": "The name is taken.",
+    "in-use": "Something else still needs it.",
+    "last-admin": "The only admin of the console who can log in would be gone.",
+    "unknown-connector": "A route names a connector that does not exist.",
+    "unknown-tenant": "A record names a tenant that does not exist.",
+    "recipient-opted-out": "The recipient has opted out of such messages of yours.",
+    "recipient-complained": "The recipient has complained about such messages of yours.",
+    "recipient-invalid": "The number is on your suppression list as invalid.",
+    "recipient-suppressed": "The number is on your suppression list.",
+    "class-blocked": "The recipient does not want messages of this class.",
+    "quiet-hours": "The recipient's quiet hours refuse the message, or its validity ends before they do; `until` says when they end.",
+    "quiet-hours-never-end": "In all time zones where the recipient may be together there is no time outside quiet hours.",
+    "no-route": "No route may carry the message; `excluded` says why for each.",
+    "too-many-parts": "The text needs more parts than allowed.",
+    "idempotency-key-reused": "The Idempotency-Key came before, with another body.",
+    "malformed-form": "The body is not multipart/form-data.",
+    "too-many-jobs": "Too many batch jobs are not at their end.",
+    "not-in-this-state": "The batch job is past that, or not yet so far.",
+    "not-cancellable": "The message is already on its way, or at its end.",
+    "not-resendable": "The message is delivered, from a phone, or still on its way.",
+    "may-have-arrived": "A message that may have arrived is sent again only when that is said outright.",
+    "not-final": "The message is still open.",
+    "not-firing": "The alert is over.",
+    "no-longer-possible": "The message's content is erased.",
+    "other-datacenter": "Another datacenter has the message, and alone may change it; `datacenter` says which.",
+    "no-peer": "Durability `global`, where no second datacenter is configured.",
+    "not-mirrored": "Durability `global`: no second datacenter had the message in time. It is recorded as refused, and is not sent.",
+    "own-datacenter": "A datacenter does not adopt its own messages.",
+    "region-alive": "The datacenter whose messages are to be taken over still answers.",
+    "adoption-running": "The datacenter's messages are being taken over, or counted, already.",
+    "damaged-log": "What the ledger published cannot be read back; repair mends it.",
+    "not-available": "The feature is not part of this node.",
+    "rate-limited": "More messages a second than the key may send.",
+    "overloaded": "The node is full.",
+    "stopping": "The node is shutting down.",
+    "store-unavailable": "MongoDB does not confirm writes at the moment.",
+    "accept-unconfirmed": "Not confirmed in time, by MongoDB or by a second datacenter; the message may or may not be accepted.",
+    "damaged-record": "The stored events of a message have a gap: the store lost a write that it confirmed.",
+    "internal": "A fault of ours; the log has it under `request_id`.",
+}
+"""Slug → when it is used. docs/api.md has them all (a test sees to that)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
@@ -93,6 +93,11 @@ class Settings(BaseModel):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    max_upload_bytes: int = Field(50 * 1024 * 1024, ge=1024)
+    """Of the table of a batch job."""
+    max_upload_rows: int = Field(500_000, ge=1)
+    batch_job_days: int = Field(7, ge=1, le=365)
+    """How long a batch job that is at rest keeps its table and results."""
 
     lease_seconds: Seconds = 10.0
     lease_renew_seconds: Seconds = 2.0
@@ -113,6 +118,10 @@ class Settings(BaseModel):
     receipt_grace_seconds: int = Field(86_400, ge=1)
     """How long after its validity a submitted or unknown message waits for a receipt before it is expired."""
     orphan_days: int = Field(7, ge=1)
+    audit_days: int = Field(400, ge=1)
+    """How long it is kept who changed what."""
+    console_totp: Literal["required", "optional"] = "required"
+    """Whether people of the console need a second factor."""
 
     ledger_domain: str = Field("heliograph.invalid", pattern=r"[a-z0-9.-]{1,100}(:[0-9]+)?")
     """What origins of logs begin with: the deployment's domain. The same in all datacenters; it is part of every proof."""

@@ -390,14 +390,16 @@ CLIENT_UNIT = "heliograph-client"
 
 CLIENTS = ("ledger", "node")
 """Common names of the certificates with which the control plane's processes come to MongoDB; each is a user of its own."""
-BY_ID = ("ledger_bundles", "ledger_tiles")
+BY_ID = ("ledger_bundles", "ledger_tiles", "search_data")
 """Collections that are spread by their `_id`. The ledger's others (logs, runs, cosignatures, lease, findings, repairs, witnessed, conflicts, erasures) stay on the
 database's primary shard: they are small beside these, and some are read whole."""
 
 
 def shard_spec(topology: Topology) -> dict[str, Any]:
     """For `heliograph cluster shards`: shards, the sharded collections and who may do what."""
-    users = [f"CN={name},OU={CLIENT_UNIT},O={organization(topology.region)}" for name in CLIENTS]
+    users = {name: f"CN={name},OU={CLIENT_UNIT},O={organization(topology.region)}" for name in CLIENTS}
+    roles = {name: [{"role": "readWrite", "db": "heliograph"}] for name in CLIENTS}
+    roles["node"].append({"role": "clusterMonitor", "db": "admin"})  # GET /v1/topology: it reads, and changes nothing
     return {
         "routers": [router.endpoint for router in topology.routers],
         "shards": [{"name": s.name, "members": [m.endpoint for m in s.members]} for s in topology.shards],
@@ -408,7 +410,7 @@ def shard_spec(topology: Topology) -> dict[str, Any]:
             "preferences": {"key": {"r": "hashed"}},
             **{name: {"key": {"_id": "hashed"}} for name in BY_ID},
         },
-        "users": [{"user": user, "roles": [{"role": "readWrite", "db": "heliograph"}]} for user in users],
+        "users": [{"user": user, "roles": roles[name]} for name, user in users.items()],
     }
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from fastapi import Request
 
+from controlplane.api.grants import SCHEME
 from controlplane.api.services import Services
+from controlplane.domain.audit import person_actor
 from controlplane.domain.catalog import Key, Scope, Tenant
-from controlplane.errors import Problem
+from controlplane.domain.people import Role
+from controlplane.errors import ConfigError, Problem
 from controlplane.store.seal import checksum_ok
 
-__all__ = ["Caller", "authenticate", "requires"]
+__all__ = ["Caller", "act_for", "administrator", "authenticate", "caller_of", "relay", "requires"]
+
+_RELAY = "relay"
+_RELAY_MS = 60_000
+"""Longer than clocks of one datacenter differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +29,13 @@ class Caller:
 
     key: Key
     tenant: Tenant
+    everywhere: bool = False
+    """A person of the whole deployment: reads the messages of all tenants."""
+
+    @property
+    def person(self) -> str:
+        """Name of the person for whom the console calls; "" for an API key."""
+        return self.key.name if self.key.id == person_actor(self.key.name) else ""
 
     @property
     def admin(self) -> bool:
@@ -38,12 +54,79 @@ def _unauthorized(detail: str) -> Problem:
     )
 
 
+def act_for(
+    services: Services, person: str, *, tenant: str, own: str, scopes: frozenset[str]
+) -> AbstractContextManager[str]:
+    """An Authorization header with which the console calls for a person; it holds while the context lasts.
+
+    `own` is the tenant that the person is bound to, "" for none; `tenant` is the one to act for, "" for any. Raises Problem 404.
+    """
+    tenants = services.catalog.snapshot.tenants
+    wanted = own or tenant
+    found = tenants.get(wanted) if wanted else next(iter(tenants.values()), Tenant(id="", name="nobody"))
+    if found is None:
+        raise Problem(
+            "not-found", "No such tenant", 404, f"There is no tenant {wanted[:60]!r}.", "Choose one that exists."
+        )
+    return services.grants.give(Caller(_key_of(person, found.id, scopes), found, everywhere=not own))
+
+
+def relay(services: Services, authorization: str) -> str:
+    """The header with which a request is handed to another node of the datacenter: a grant says nothing there, so who it is goes along, sealed for a minute."""
+    kind, _, value = authorization.partition(" ")
+    caller = services.grants.holder(value) if kind.lower() == SCHEME else None
+    if caller is None:
+        return authorization
+    said = {
+        "relay": services.clock.now_ms() + _RELAY_MS,
+        "person": caller.person,
+        "tenant": caller.tenant.id,
+        "scopes": sorted(caller.key.scopes),
+        "everywhere": caller.everywhere,
+    }
+    return f"{_RELAY} {services.seal.seal(json.dumps(said))}"
+
+
+def _granted(services: Services, kind: str, value: str) -> Caller | None:
+    """The person behind a grant of this node, or behind another node's relay."""
+    if kind == SCHEME:
+        return services.grants.holder(value)
+    try:
+        said = json.loads(services.seal.open(value))
+        tenant = services.catalog.snapshot.tenants.get(said["tenant"])
+        if said["relay"] < services.clock.now_ms() or tenant is None:
+            return None
+    except (ValueError, KeyError, TypeError, ConfigError):
+        return None
+    return Caller(_key_of(said["person"], tenant.id, frozenset(said["scopes"])), tenant, everywhere=said["everywhere"])
+
+
+def _key_of(person: str, tenant: str, scopes: frozenset[str]) -> Key:
+    return Key(id=person_actor(person), tenant=tenant, name=person, scopes=scopes, digest="", hint="console")
+
+
+def caller_of(services: Services, authorization: str | None) -> Caller | None:
+    """Whose key or grant it is, whatever they may do; None for nobody who is known."""
+    kind, _, value = (authorization or "").partition(" ")
+    if kind.lower() in (SCHEME, _RELAY):
+        return _granted(services, kind.lower(), value.strip())
+    snapshot = services.catalog.snapshot
+    key = snapshot.keys.get(services.seal.digest_key(value.strip()))
+    tenant = snapshot.tenants.get(key.tenant) if key and key.enabled else None
+    return Caller(key, tenant) if key and tenant else None
+
+
 def authenticate(services: Services, authorization: str | None, scope: Scope) -> Caller:
     """The caller, if the key is good and has `scope` (admin has all). Raises Problem 401 or 403."""
     if not authorization:
         raise _unauthorized("The request has no Authorization header.")
     kind, _, value = authorization.partition(" ")
     value = value.strip()
+    if kind.lower() in (SCHEME, _RELAY):
+        granted = _granted(services, kind.lower(), value)
+        if granted is None:
+            raise _unauthorized("The grant is over.")
+        return _with_scope(granted, scope)
     if kind.lower() != "bearer" or not value:
         raise _unauthorized("The Authorization header is not of the form `Bearer <key>`.")
     if not checksum_ok(value):
@@ -61,15 +144,19 @@ def authenticate(services: Services, authorization: str | None, scope: Scope) ->
             f"The tenant {key.tenant!r} is disabled.",
             "Ask the operator to enable it.",
         )
-    if scope not in key.scopes and Scope.ADMIN not in key.scopes:
+    return _with_scope(Caller(key, tenant), scope)
+
+
+def _with_scope(caller: Caller, scope: Scope) -> Caller:
+    if scope not in caller.key.scopes and not caller.admin:
         raise Problem(
             "forbidden",
             "Scope missing",
             403,
-            f"This call needs the scope {scope.value}; the key has {', '.join(sorted(key.scopes)) or 'none'}.",
+            f"This call needs the scope {scope.value}; the key has {', '.join(sorted(caller.key.scopes)) or 'none'}.",
             "Use a key that has the scope.",
         )
-    return Caller(key, tenant)
+    return caller
 
 
 class requires:  # noqa: N801 - reads as a word in a signature: Depends(requires(Scope.ADMIN))
@@ -82,3 +169,16 @@ class requires:  # noqa: N801 - reads as a word in a signature: Depends(requires
         """The caller of this request."""
         services: Services = request.app.state.services
         return authenticate(services, request.headers.get("authorization"), self.scope)
+
+
+async def administrator(request: Request) -> Caller:
+    """A FastAPI dependency: an admin key, or a person whose role is admin at this moment; an operator may do everything but this."""
+    services: Services = request.app.state.services
+    caller = authenticate(services, request.headers.get("authorization"), Scope.ADMIN)
+    if caller.person:
+        person = await services.people.find(caller.person)
+        if person is None or person.role < Role.ADMIN:
+            raise Problem(
+                "forbidden", "Not for your role", 403, "This call needs the role admin.", "Ask an admin to do it."
+            )
+    return caller

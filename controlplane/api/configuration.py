@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from controlplane.api.auth import Caller, requires
+from controlplane.api.auth import Caller, administrator, requires
 from controlplane.api.quiet import QuietBody, quiet_hours, quiet_view
 from controlplane.api.reading import services_of
 from controlplane.api.services import Services
@@ -25,6 +26,8 @@ from controlplane.domain.catalog import (
     UnknownPolicy,
 )
 from controlplane.domain.keywords import OPT_IN, OPT_OUT
+from controlplane.domain.node_state import SeenNode, joined
+from controlplane.errors import Problem
 from controlplane.ids import token
 from controlplane.store.catalog import not_found
 from controlplane.store.seal import new_key
@@ -34,6 +37,7 @@ __all__ = ["router"]
 router = APIRouter(prefix="/v1")
 
 Admin = Annotated[Caller, Depends(requires(Scope.ADMIN))]
+Administrator = Annotated[Caller, Depends(administrator)]
 RouteReader = Annotated[Caller, Depends(requires(Scope.ROUTES_READ))]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Keyword = Annotated[str, Field(pattern=r"^\w[\w ]{0,39}$")]
@@ -131,7 +135,7 @@ async def list_tenants(request: Request, _caller: Admin) -> dict[str, Any]:
 
 
 @router.post("/tenants", status_code=201, tags=["tenants"], operation_id="createTenant")
-async def create_tenant(request: Request, body: NewTenant, _caller: Admin) -> dict[str, Any]:
+async def create_tenant(request: Request, body: NewTenant, _caller: Administrator) -> dict[str, Any]:
     """The answer holds the tenant's callback signing secret; it is shown only here and after a rotation."""
     services = services_of(request)
     secret = services.new_callback_secret()
@@ -147,7 +151,7 @@ async def get_tenant(request: Request, tenant_id: str, _caller: Admin) -> dict[s
 
 
 @router.put("/tenants/{tenant_id}", tags=["tenants"], operation_id="replaceTenant")
-async def replace_tenant(request: Request, tenant_id: str, body: TenantBody, _caller: Admin) -> dict[str, Any]:
+async def replace_tenant(request: Request, tenant_id: str, body: TenantBody, _caller: Administrator) -> dict[str, Any]:
     """Everything but the callback secrets."""
     services = services_of(request)
     tenant = replace(_tenant(services, tenant_id), **_tenant_values(body))
@@ -156,9 +160,19 @@ async def replace_tenant(request: Request, tenant_id: str, body: TenantBody, _ca
 
 
 @router.delete("/tenants/{tenant_id}", status_code=204, tags=["tenants"], operation_id="deleteTenant")
-async def delete_tenant(request: Request, tenant_id: str, _caller: Admin) -> None:
-    """Only when no key is left."""
-    await services_of(request).catalog.delete(Tenant, tenant_id)
+async def delete_tenant(request: Request, tenant_id: str, _caller: Administrator) -> None:
+    """Only when no key and no person is left."""
+    services = services_of(request)
+    theirs = [person.name for person in await services.people.all() if person.tenant == tenant_id]
+    if theirs:
+        raise Problem(
+            "in-use",
+            "Still in use",
+            409,
+            f"{tenant_id!r} is the tenant of {', '.join(theirs[:5])}.",
+            "Remove those people first, or bind them to another tenant; or disable the tenant instead.",
+        )
+    await services.catalog.delete(Tenant, tenant_id)
 
 
 def _tenant(services: Services, tenant_id: str) -> Tenant:
@@ -171,14 +185,20 @@ def _tenant(services: Services, tenant_id: str) -> Tenant:
 # -- keys ----------------------------------------------------------------------------------------------------------------
 
 
-class NewKey(_Body):
+class KeyBody(_Body):
+    """What a key may do."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    scopes: Annotated[set[Scope], Field(min_length=1)]
+    rate: Annotated[int, Field(ge=0, le=1_000_000, description="Messages a second on each node; 0 = the tenant's.")] = 0
+    enabled: bool = True
+
+
+class NewKey(KeyBody):
     """A key to be created."""
 
     tenant: Name
-    name: Annotated[str, Field(min_length=1, max_length=100)]
-    scopes: Annotated[set[Scope], Field(min_length=1)]
     test: bool = False
-    rate: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
 def _key_view(key: Key) -> dict[str, Any]:
@@ -192,7 +212,7 @@ async def list_keys(request: Request, _caller: Admin) -> dict[str, Any]:
 
 
 @router.post("/keys", status_code=201, tags=["keys"], operation_id="createKey")
-async def create_key(request: Request, body: NewKey, _caller: Admin) -> dict[str, Any]:
+async def create_key(request: Request, body: NewKey, _caller: Administrator) -> dict[str, Any]:
     """The answer holds the key; it is shown only here."""
     services = services_of(request)
     secret = new_key(test=body.test)
@@ -206,15 +226,44 @@ async def create_key(request: Request, body: NewKey, _caller: Admin) -> dict[str
         test=body.test,
         created_at=services.clock.now_ms(),
         rate=body.rate,
+        enabled=body.enabled,
     )
     await services.catalog.put(key, create=True)
     return {**_key_view(key), "key": secret}
 
 
+@router.get("/keys/{key_id}", tags=["keys"], operation_id="getKey")
+async def get_key(request: Request, key_id: str, _caller: Admin) -> dict[str, Any]:
+    """One key; never the key itself."""
+    return _key_view(_find_key(services_of(request), key_id))
+
+
+@router.put("/keys/{key_id}", tags=["keys"], operation_id="replaceKey")
+async def replace_key(request: Request, key_id: str, body: KeyBody, _caller: Administrator) -> dict[str, Any]:
+    """Its name, scopes, rate, and whether it works; on all nodes within 2 s."""
+    services = services_of(request)
+    key = replace(
+        _find_key(services, key_id),
+        name=body.name,
+        scopes=frozenset(scope.value for scope in body.scopes),
+        rate=body.rate,
+        enabled=body.enabled,
+    )
+    await services.catalog.put(key)
+    return _key_view(key)
+
+
 @router.delete("/keys/{key_id}", status_code=204, tags=["keys"], operation_id="deleteKey")
-async def delete_key(request: Request, key_id: str, _caller: Admin) -> None:
+async def delete_key(request: Request, key_id: str, _caller: Administrator) -> None:
     """The key stops working on all nodes within 2 s."""
     await services_of(request).catalog.delete(Key, key_id)
+
+
+def _find_key(services: Services, key_id: str) -> Key:
+    key = next((key for key in services.catalog.snapshot.keys.values() if key.id == key_id), None)
+    if key is None:
+        raise not_found(Key, key_id)
+    return key
 
 
 # -- connectors ----------------------------------------------------------------------------------------------------------
@@ -274,11 +323,23 @@ class NewConnector(ConnectorBody):
     password: SecretStr = Field(max_length=8)
 
 
-def _connector_view(connector: Connector, services: Services) -> dict[str, Any]:
-    view = asdict(connector) | {"password": None}
-    state = next((state for state in services.connectors() if state.name == connector.name), None)
-    view["state"] = asdict(state) if state else None
-    return view
+class TrialBody(_Body):
+    """What is to be tried: a stored connector, or settings that are not stored yet."""
+
+    name: Annotated[
+        Name | None, Field(description="A stored connector; or whose password is taken where `settings` has none.")
+    ] = None
+    settings: Annotated[ConnectorBody | None, Field(description="Instead of the stored ones.")] = None
+
+    @model_validator(mode="after")
+    def _something(self) -> TrialBody:
+        if self.name is None and self.settings is None:
+            raise ValueError("name a connector, or give settings")
+        return self
+
+
+def _connector_view(connector: Connector, nodes: Sequence[SeenNode]) -> dict[str, Any]:
+    return asdict(connector) | {"password": None, "state": joined(connector.name, nodes)}
 
 
 def _connector(body: ConnectorBody, name: str, password: str) -> Connector:
@@ -287,9 +348,10 @@ def _connector(body: ConnectorBody, name: str, password: str) -> Connector:
 
 @router.get("/connectors", tags=["connectors"], operation_id="listConnectors")
 async def list_connectors(request: Request, _caller: RouteReader) -> dict[str, Any]:
-    """All connectors, with the state of this node's binds."""
+    """All connectors. `state` is what all nodes of this datacenter say of it together (counts of the last minute, and since each node's start); null where none has it."""
     services = services_of(request)
-    return {"data": [_connector_view(item, services) for item in services.catalog.snapshot.connectors.values()]}
+    nodes = await services.watch.nodes_or_self()
+    return {"data": [_connector_view(item, nodes) for item in services.catalog.snapshot.connectors.values()]}
 
 
 @router.post("/connectors", status_code=201, tags=["connectors"], operation_id="createConnector")
@@ -298,14 +360,31 @@ async def create_connector(request: Request, body: NewConnector, _caller: Admin)
     services = services_of(request)
     connector = _connector(body, body.name, body.password.get_secret_value())
     await services.catalog.put(connector, create=True)
-    return _connector_view(connector, services)
+    return _connector_view(connector, ())
+
+
+@router.post("/connectors/test", tags=["connectors"], operation_id="testConnector")
+async def try_connector(request: Request, body: TrialBody, _caller: Admin) -> dict[str, Any]:
+    """Opens one bind, sends enquire_link, unbinds, and says in words what happened: name, connection, TLS, bind. Sends no message; at most 10 s.
+
+    Where `max_binds` limits the account, a free session is needed for it.
+    """
+    services = services_of(request)
+    stored = services.catalog.snapshot.connectors.get(body.name) if body.name else None
+    if body.settings is None:
+        connector = _find_connector(services, body.name or "")
+    else:
+        given = body.settings.password
+        password = given.get_secret_value() if given else stored.password if stored else ""
+        connector = _connector(body.settings, body.name or "unnamed", password)
+    return (await services.try_bind(connector)).document()
 
 
 @router.get("/connectors/{name}", tags=["connectors"], operation_id="getConnector")
 async def get_connector(request: Request, name: str, _caller: RouteReader) -> dict[str, Any]:
     """One connector."""
     services = services_of(request)
-    return _connector_view(_find_connector(services, name), services)
+    return _connector_view(_find_connector(services, name), await services.watch.nodes_or_self())
 
 
 @router.put("/connectors/{name}", tags=["connectors"], operation_id="replaceConnector")
@@ -315,7 +394,26 @@ async def replace_connector(request: Request, name: str, body: ConnectorBody, _c
     old = _find_connector(services, name)
     connector = _connector(body, name, body.password.get_secret_value() if body.password else old.password)
     await services.catalog.put(connector)
-    return _connector_view(connector, services)
+    return _connector_view(connector, await services.watch.nodes_or_self())
+
+
+@router.post("/connectors/{name}/drain", tags=["connectors"], operation_id="drainConnector")
+async def drain_connector(request: Request, name: str, _caller: Admin) -> dict[str, Any]:
+    """Every node waits for the answers that are on their way, unbinds, and routes anew what is queued. Receipts of what was sent come again once it is enabled."""
+    return await _switch(services_of(request), name, enabled=False)
+
+
+@router.post("/connectors/{name}/enable", tags=["connectors"], operation_id="enableConnector")
+async def enable_connector(request: Request, name: str, _caller: Admin) -> dict[str, Any]:
+    """Every node binds again within 2 s."""
+    return await _switch(services_of(request), name, enabled=True)
+
+
+async def _switch(services: Services, name: str, *, enabled: bool) -> dict[str, Any]:
+    await services.catalog.refresh()
+    connector = replace(_find_connector(services, name), enabled=enabled)
+    await services.catalog.put(connector)
+    return _connector_view(connector, await services.watch.nodes_or_self())
 
 
 @router.delete("/connectors/{name}", status_code=204, tags=["connectors"], operation_id="deleteConnector")

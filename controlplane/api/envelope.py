@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,11 +19,13 @@ _GIVEN_ID = re.compile(rb"[A-Za-z0-9_.-]{8,64}")
 
 
 class Envelope:
-    """Raw ASGI. Reads the body whole before anything else does: endpoints get it as one message."""
+    """Raw ASGI. Reads the body whole before anything else does: endpoints get it as one message. Those that are `streamed` get it as it comes."""
 
-    def __init__(self, app: ASGIApp, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, max_body: int, streamed: Mapping[tuple[str, str], int] | None = None) -> None:
         self._app = app
         self._max_body = max_body
+        self._streamed = streamed or {}
+        """(method, path) → octets that its body may have."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -43,6 +46,10 @@ class Envelope:
             await send(message)
 
         try:
+            limit = self._streamed.get((scope["method"], scope["path"]))
+            if limit is not None:
+                await self._app(scope, _bounded(scope, receive, limit), tagged)
+                return
             body = await self._read(scope, receive)
             if body is None:
                 return
@@ -57,9 +64,7 @@ class Envelope:
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The body; None when the client went away. Raises Problem 413 as soon as it is too large."""
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self._max_body:
-            raise body_too_large(self._max_body)
+        _check_announced(scope, self._max_body)
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -93,6 +98,28 @@ def given_or_new_id(headers: dict[bytes, bytes]) -> str:
     if given is not None and _GIVEN_ID.fullmatch(given):
         return given.decode("ascii")
     return random_bytes(8).hex()
+
+
+def _check_announced(scope: Scope, limit: int) -> None:
+    announced = dict(scope["headers"]).get(b"content-length", b"0")
+    if announced.isdigit() and int(announced) > limit:
+        raise body_too_large(limit)
+
+
+def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive:
+    """The body as it comes. Raises Problem 413 as soon as it is too large."""
+    _check_announced(scope, limit)
+    size = 0
+
+    async def read() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise body_too_large(limit)
+        return message
+
+    return read
 
 
 def _once(body: bytes, receive: Receive) -> Receive:

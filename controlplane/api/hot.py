@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgspec
-import structlog
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from controlplane.api.acceptance import Acceptance, Accepted, Item, Outcome, as_problem, dry
 from controlplane.api.auth import Caller, authenticate
 from controlplane.api.bodies import JSON, NDJSON, lines, media_type
-from controlplane.api.problems import document, internal, invalid, render, request_id, store_unavailable
-from controlplane.api.ratelimit import RateLimiter
-from controlplane.api.services import Services, WaitForMirror
-from controlplane.api.submission import (
-    BatchItem,
-    MessageRequest,
-    Prepared,
-    accepted_answer,
-    check_key,
-    decode_item,
-    malformed,
-    prepare,
-)
+from controlplane.api.grants import GRANTED
+from controlplane.api.problems import document, invalid, render, request_id
+from controlplane.api.submission import BatchItem, check_key, decode_item, malformed
 from controlplane.domain.catalog import Scope as KeyScope
-from controlplane.domain.events import Event
-from controlplane.domain.preferences import NOBODY, Standing
+from controlplane.domain.preferences import Standing
 from controlplane.errors import FieldError, Problem, StoreUnavailableError
 
 __all__ = ["MAX_BATCH", "Handler", "Respond", "hot_handlers", "hot_routes"]
-
-_log = structlog.get_logger()
 
 MAX_BATCH = 10_000
 _CALLERS = 10_000
@@ -78,9 +64,9 @@ class _Endpoint:
         await send({"type": "http.response.body", "body": answer})
 
 
-def hot_handlers(services: Services, limiter: RateLimiter) -> dict[bytes, Handler]:
+def hot_handlers(acceptance: Acceptance) -> dict[bytes, Handler]:
     """Path → handler of its POST."""
-    hot = _Hot(services, limiter)
+    hot = _Hot(acceptance)
     return {_MESSAGES.encode(): hot.message, _BATCHES.encode(): hot.batch}
 
 
@@ -90,12 +76,13 @@ def hot_routes(handlers: dict[bytes, Handler]) -> list[Route]:
 
 
 class _Hot:
-    def __init__(self, services: Services, limiter: RateLimiter) -> None:
-        self._services = services
-        self._limiter = limiter
+    def __init__(self, acceptance: Acceptance) -> None:
+        self._acceptance = acceptance
+        self._services = acceptance.services
+        self._limiter = acceptance.limiter
         self._callers: dict[bytes, Caller] = {}
         """By Authorization header: checked once for each version of the catalog."""
-        self._known_at = services.catalog.snapshot
+        self._known_at = self._services.catalog.snapshot
 
     def _caller(self, headers: dict[bytes, bytes]) -> Caller:
         snapshot = self._services.catalog.snapshot
@@ -105,7 +92,8 @@ class _Hot:
         caller = self._callers.get(value)
         if caller is None:
             caller = authenticate(self._services, value.decode("latin-1"), KeyScope.MESSAGES_WRITE)
-            self._callers[value] = caller
+            if not value.startswith(GRANTED):
+                self._callers[value] = caller
         return caller
 
     def message(self, headers: dict[bytes, bytes], body: bytes, rid: str, respond: Respond) -> None:
@@ -113,69 +101,56 @@ class _Hot:
         try:
             caller = self._caller(headers)
             _media_type(headers, (JSON,))
-            request, key = decode_item(body), _key(headers)
-            standing = self._services.recipients.standing(caller.tenant.id, request.to)
-            if standing is not None:
-                self._accept(request, caller, key, standing, rid, respond)
+            item = Item(decode_item(body), _key(headers))
+            item.standing = self._acceptance.standing(caller, item.request)
+            if item.standing is not None:
+                self._accept(item, caller, rid, respond)
             else:
-                known = partial(self._known, request, caller, key, rid, respond)
-                self._services.recipients.read_soon([(caller.tenant.id, request.to)], known)
+                known = partial(self._known, item, caller, rid, respond)
+                self._services.recipients.read_soon([(caller.tenant.id, item.request.to)], known)
         except Exception as error:  # noqa: BLE001 - every request gets an answer
             respond(*_problem(error, _MESSAGES, rid))
 
     def _known(
-        self,
-        request: MessageRequest,
-        caller: Caller,
-        key: str,
-        rid: str,
-        respond: Respond,
-        outcome: list[Standing] | StoreUnavailableError,
+        self, item: Item, caller: Caller, rid: str, respond: Respond, outcome: list[Standing] | StoreUnavailableError
     ) -> None:
         """The recipient has been read."""
+        if isinstance(outcome, StoreUnavailableError):
+            respond(*_problem(outcome, _MESSAGES, rid))
+            return
+        item.standing = outcome[0]
         try:
-            self._accept(request, caller, key, _standings(outcome)[0], rid, respond)
+            self._accept(item, caller, rid, respond)
         except Exception as error:  # noqa: BLE001 - every request gets an answer
             respond(*_problem(error, _MESSAGES, rid))
 
-    def _accept(
-        self, request: MessageRequest, caller: Caller, key: str, standing: Standing, rid: str, respond: Respond
-    ) -> None:
-        prepared = prepare(request, caller, self._services, key, standing)
-        answer_headers = {"content-type": JSON, **self._limiter.take(caller, 1)}
-        if prepared.dry_run:
-            respond(200, answer_headers, _encode(_dry(prepared)))
-            return
-        self._services.book.accept_soon(prepared.draft, partial(self._settled, prepared, rid, answer_headers, respond))
-
-    def _settled(
-        self,
-        prepared: Prepared,
-        rid: str,
-        headers: dict[str, str],
-        respond: Respond,
-        outcome: Event | Exception,
-    ) -> None:
+    def _accept(self, item: Item, caller: Caller, rid: str, respond: Respond) -> None:
         try:
-            answer, replayed = _answer(prepared, outcome)
-        except Exception as error:  # noqa: BLE001
-            respond(*_problem(error, _MESSAGES, rid))
+            prepared = self._acceptance.prepare(item, caller)
+        except Problem as problem:
+            if not item.key:
+                raise
+            tell = partial(self._told, rid, self._limiter.take(caller, 1), respond)
+            self._acceptance.refuse([(item, problem, tell)], caller)
             return
-        if replayed:
-            headers["idempotent-replayed"] = "true"
-        headers["location"] = f"/v1/messages/{prepared.draft.mid}"
-        if "durability" in (prepared.draft.data or ()) and isinstance(outcome, Event):
-            self._services.wait_for_mirror(outcome, partial(self._mirrored, rid, headers, respond, _encode(answer)))
-            return
-        respond(202, headers, _encode(answer))
+        tell = partial(self._told, rid, self._limiter.take(caller, 1), respond)
+        if prepared.dry_run:
+            tell(dry(prepared))
+        else:
+            self._services.book.accept_soon(prepared.draft, partial(self._acceptance.settled, prepared, tell))
 
     @staticmethod
-    def _mirrored(rid: str, headers: dict[str, str], respond: Respond, answer: bytes, error: Exception | None) -> None:
-        """A second datacenter has the message, or (error) is not known to have it."""
-        if error is None:
-            respond(202, headers, answer)
-        else:
-            respond(*_problem(error, _MESSAGES, rid))
+    def _told(rid: str, limits: dict[str, str], respond: Respond, outcome: Outcome) -> None:
+        """What became of it."""
+        if not isinstance(outcome, Accepted):
+            respond(*_problem(outcome, _MESSAGES, rid))
+            return
+        headers = {"content-type": JSON, **limits}
+        if outcome.replayed:
+            headers["idempotent-replayed"] = "true"
+        if not outcome.dry_run:
+            headers["location"] = f"{_MESSAGES}/{outcome.answer['id']}"
+        respond(200 if outcome.dry_run else 202, headers, _encode(outcome.answer))
 
     def batch(self, headers: dict[bytes, bytes], body: bytes, rid: str, respond: Respond) -> None:
         """Up to 10,000 messages, each with its own result."""
@@ -184,168 +159,61 @@ class _Hot:
             media = _media_type(headers, (JSON, *NDJSON))
             key = _key(headers)
             raws = _counted(lines(body) if media in NDJSON else _items(body))
-            answer_headers = {"content-type": JSON, **self._limiter.take(caller, len(raws))}
-            collected = _Collected(
-                len(raws), rid, partial(respond, 202, answer_headers), self._services.wait_for_mirror
-            )
-            items: list[_Item] = []
+            limits = self._limiter.take(caller, len(raws))
+            refused: dict[int, Problem] = {}
+            items: list[Item] = []
             for index, raw in enumerate(raws):
                 try:
                     items.append(self._item(raw, caller, key, index))
                 except Problem as problem:
-                    collected.refuse(index, problem)
-            unread = [item for item in items if item.standing is None]
-            if not unread:
-                self._accept_all(items, caller, collected)
-                return
-            asked = [(caller.tenant.id, item.request.to) for item in unread]
-            known = partial(self._all_known, items, unread, caller, collected, rid, respond)
-            self._services.recipients.read_soon(asked, known)
+                    refused[index] = problem
+            told = partial(self._all_told, refused, rid, limits, respond)
+            if items:
+                self._acceptance.accept_all(items, caller, told)
+            else:
+                told([])
         except Exception as error:  # noqa: BLE001
             respond(*_problem(error, _BATCHES, rid))
 
-    def _item(self, raw: bytes | msgspec.Raw, caller: Caller, key: str, index: int) -> _Item:
-        item: BatchItem = decode_item(raw, BatchItem)
-        own = item.idempotency_key
+    def _item(self, raw: bytes | msgspec.Raw, caller: Caller, key: str, index: int) -> Item:
+        request: BatchItem = decode_item(raw, BatchItem)
+        own = request.idempotency_key
         if own:
             check_key(own)
-            item = msgspec.structs.replace(item, idempotency_key="")  # it is no part of what is sent
-        standing = self._services.recipients.standing(caller.tenant.id, item.to)
-        return _Item(index, item, own or (f"{key} {index}" if key else ""), standing)
+            request = msgspec.structs.replace(request, idempotency_key="")  # it is no part of what is sent
+        standing = self._acceptance.standing(caller, request)
+        return Item(request, own or (f"{key} {index}" if key else ""), standing)
 
-    def _all_known(
-        self,
-        items: list[_Item],
-        unread: list[_Item],
-        caller: Caller,
-        collected: _Collected,
+    @staticmethod
+    def _all_told(
+        refused: dict[int, Problem],
         rid: str,
+        limits: dict[str, str],
         respond: Respond,
-        outcome: list[Standing] | StoreUnavailableError,
+        outcomes: list[Outcome] | Exception,
     ) -> None:
-        """The recipients have been read."""
-        try:
-            for item, standing in zip(unread, _standings(outcome), strict=True):
-                item.standing = standing
-            self._accept_all(items, caller, collected)
-        except Exception as error:  # noqa: BLE001
-            respond(*_problem(error, _BATCHES, rid))
-
-    def _accept_all(self, items: list[_Item], caller: Caller, collected: _Collected) -> None:
-        prepared: list[tuple[int, Prepared]] = []
-        for item in items:
-            try:
-                one = prepare(item.request, caller, self._services, item.key, item.standing or NOBODY)
-            except Problem as problem:
-                collected.refuse(item.index, problem)
-                continue
-            if one.dry_run:
-                collected.put(item.index, _dry(one))
-            else:
-                prepared.append((item.index, one))
-        if prepared:
-            drafts = [(one.draft, partial(collected.settled, index, one)) for index, one in prepared]
-            self._services.book.accept_all(drafts)
-
-
-@dataclass(slots=True)
-class _Item:
-    """A message of a batch."""
-
-    index: int
-    request: BatchItem
-    key: str
-    standing: Standing | None
-    """None while its recipient has to be read."""
-
-
-class _Collected:
-    """The results of one batch, as they come; answers when the last one is there."""
-
-    def __init__(self, count: int, rid: str, respond: Callable[[bytes], None], wait_for_mirror: WaitForMirror) -> None:
-        self._results: list[dict[str, Any]] = [{}] * count
-        self._left = count
-        self._rejected = 0
-        self._rid = rid
-        self._respond = respond
-        self._wait_for_mirror = wait_for_mirror
-
-    def put(self, index: int, result: dict[str, Any]) -> None:
-        self._results[index] = {"index": index, **result}
-        self._left -= 1
-        if not self._left:
-            accepted = len(self._results) - self._rejected
-            self._respond(_encode({"accepted": accepted, "rejected": self._rejected, "results": self._results}))
-
-    def refuse(self, index: int, problem: Problem) -> None:
-        self._rejected += 1
-        self.put(index, {"error": document(problem, _BATCHES, self._rid)})
-
-    def settled(self, index: int, prepared: Prepared, outcome: Event | Exception) -> None:
-        try:
-            answer, replayed = _answer(prepared, outcome)
-        except Exception as error:  # noqa: BLE001
-            self.refuse(index, _as_problem(error, self._rid))
+        """What became of each; `refused` could not be read. Or none was accepted, and why."""
+        if isinstance(outcomes, Exception):
+            respond(*_problem(outcomes, _BATCHES, rid))
             return
-        if replayed:
-            answer["replayed"] = True
-        if "durability" in (prepared.draft.data or ()) and isinstance(outcome, Event):
-            self._wait_for_mirror(outcome, partial(self._mirrored, index, answer))
-        else:
-            self.put(index, answer)
-
-    def _mirrored(self, index: int, answer: dict[str, Any], error: Exception | None) -> None:
-        if error is None:
-            self.put(index, answer)
-        else:
-            self.refuse(index, _as_problem(error, self._rid))
-
-
-def _answer(prepared: Prepared, outcome: Event | Exception) -> tuple[dict[str, Any], bool]:
-    """What to say of an accepted message, and whether it is a repetition. Raises what the outcome says."""
-    if isinstance(outcome, Exception):
-        raise outcome
-    draft = prepared.draft
-    if outcome is draft:
-        return accepted_answer(draft), False
-    data = outcome.data
-    if data is None:
-        raise Problem(
-            "no-longer-possible",
-            "Content erased",
-            409,
-            "The message of this Idempotency-Key was accepted, and its content has been erased since.",
-            f"GET /v1/messages/{draft.mid} shows what became of it.",
-        )
-    if data.get("fingerprint") != (draft.data or {}).get("fingerprint"):
-        raise Problem(
-            "idempotency-key-reused",
-            "Idempotency-Key reused",
-            422,
-            "This Idempotency-Key came before with another body.",
-            "Use a new key for a new message; repeat a request exactly.",
-            extra={"id": draft.mid},
-        )
-    return accepted_answer(outcome), True
-
-
-def _standings(outcome: list[Standing] | StoreUnavailableError) -> list[Standing]:
-    if isinstance(outcome, StoreUnavailableError):
-        raise outcome
-    return outcome
-
-
-def _as_problem(error: Exception, rid: str) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, StoreUnavailableError):
-        return store_unavailable(error)
-    _log.error("request_failed", request_id=rid, exc_info=error)
-    return internal()
+        told = iter(outcomes)
+        results: list[dict[str, Any]] = []
+        rejected = 0
+        for index in range(len(outcomes) + len(refused)):
+            outcome = refused.get(index) or next(told)
+            if not isinstance(outcome, Accepted):
+                rejected += 1
+                results.append({"index": index, "error": document(as_problem(outcome, rid), _BATCHES, rid)})
+            elif outcome.replayed:
+                results.append({"index": index, **outcome.answer, "replayed": True})
+            else:
+                results.append({"index": index, **outcome.answer})
+        answer = {"accepted": len(results) - rejected, "rejected": rejected, "results": results}
+        respond(202, {"content-type": JSON, **limits}, _encode(answer))
 
 
 def _problem(error: Exception, path: str, rid: str) -> Answer:
-    return render(_as_problem(error, rid), path, rid)
+    return render(as_problem(error, rid), path, rid)
 
 
 def _key(headers: dict[bytes, bytes]) -> str:
@@ -355,10 +223,6 @@ def _key(headers: dict[bytes, bytes]) -> str:
     key = headers[b"idempotency-key"].decode("latin-1")
     check_key(key)
     return key
-
-
-def _dry(prepared: Prepared) -> dict[str, Any]:
-    return {**accepted_answer(prepared.draft), "id": None, "dry_run": True}
 
 
 def _media_type(headers: dict[bytes, bytes], allowed: tuple[str, ...]) -> str:

@@ -211,6 +211,7 @@ def _complete(method: str, path: str, operation: dict[str, Any]) -> None:
         codes += ["400", "404", "409", "413"]
     if "application/x-ndjson" in operation.get("requestBody", {}).get("content", {}):
         codes.append("415")
+    codes += [code for code in operation["responses"] if code in _STATUSES]
     operation["responses"].update(_problems(*sorted(set(codes))))
     operation["security"] = [{"key": []}]
 

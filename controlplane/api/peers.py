@@ -26,15 +26,15 @@ class Peers:
         self._url_of = url_of
         """(node, epoch) → base URL, or "" for a term that is over or told none."""
 
-    async def forward(self, request: Request, owner: tuple[str, int]) -> Response:
-        """The owner's answer to this request (which has no body).
+    async def forward(self, request: Request, owner: tuple[str, int], authorization: str) -> Response:
+        """The owner's answer to this request (which has no body), asked with `authorization` (auth.relay).
 
         Raises Problem 503 when there is none: the message is about to be adopted, or the network between the nodes is broken.
         """
         url = await self._url_of(*owner)
         if not url or _FORWARDED in request.headers:
             raise _unreachable(owner[0])
-        headers = {"authorization": request.headers.get("authorization", ""), _FORWARDED: self._own}
+        headers = {"authorization": authorization, _FORWARDED: self._own}
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_SECONDS)) as session,

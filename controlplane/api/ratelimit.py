@@ -16,6 +16,7 @@ __all__ = ["RateLimiter"]
 
 _KEPT = 10_000
 _BURST_SECONDS = 1.0
+_SPARED_SECONDS = 0.5
 
 
 class _Bucket:
@@ -35,7 +36,7 @@ class _Bucket:
         self.tokens = min(rate * _BURST_SECONDS, self.tokens + (now - self.at) * rate)
         self.at = now
 
-    def wait(self, count: int) -> float:
+    def wait(self, count: float) -> float:
         need = min(count, self.rate * _BURST_SECONDS)
         return (need - self.tokens) / self.rate
 
@@ -53,16 +54,34 @@ class RateLimiter:
 
     def take(self, caller: Caller, count: int) -> dict[str, str]:
         """Take `count` messages; the headers to answer with. Raises Problem 429 when there are not enough."""
+        buckets = self._buckets_of(caller)
+        wait = max(bucket.wait(count) for bucket in buckets)
+        if wait > 0:
+            raise self._limited(buckets, wait)
+        for bucket in buckets:
+            bucket.tokens -= count
+        return self._headers(buckets)
+
+    def take_spare(self, caller: Caller, count: int) -> float:
+        """Take `count` messages and return 0; or take none, and return how long to wait (s). Half a second's worth is left to those who ask with `take`."""
+        buckets = self._buckets_of(caller)
+        wait = max(bucket.wait(count + bucket.rate * _SPARED_SECONDS) for bucket in buckets)
+        if wait > 0:
+            return wait
+        for bucket in buckets:
+            bucket.tokens -= count
+        return 0.0
+
+    def rate(self, caller: Caller) -> int:
+        """Messages a second that it may send."""
+        return min(bucket.rate for bucket in self._buckets_of(caller))
+
+    def _buckets_of(self, caller: Caller) -> list[_Bucket]:
         now = self._clock.monotonic()
         buckets = [self._bucket("tenant", caller.tenant.id, caller.tenant.rate or self._default, now)]
         if caller.key.rate:
             buckets.append(self._bucket("key", caller.key.id, caller.key.rate, now))
-        for bucket in buckets:
-            if bucket.wait(count) > 0:
-                raise self._limited(buckets, max(one.wait(count) for one in buckets))
-        for bucket in buckets:
-            bucket.tokens -= count
-        return self._headers(buckets)
+        return buckets
 
     def _bucket(self, name: str, owner: str, rate: int, now: float) -> _Bucket:
         bucket = self._buckets.get((name, owner))

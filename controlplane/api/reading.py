@@ -1,19 +1,17 @@
-"""Messages after they were accepted: get, list, cancel, erase, feedback."""
+"""A message after it was accepted: get, cancel, erase, feedback."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict
 
-from controlplane.api.auth import Caller, requires
-from controlplane.api.cursor import open_cursor, seal_cursor
+from controlplane.api.auth import Caller, relay, requires
 from controlplane.api.problems import invalid
 from controlplane.api.services import Services
-from controlplane.api.story import detail, summary
-from controlplane.domain.address import normalise_recipient
+from controlplane.api.story import detail
 from controlplane.domain.catalog import Scope
 from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import Message, Status
@@ -21,9 +19,8 @@ from controlplane.errors import FieldError, Problem
 from controlplane.ids import is_mid
 from controlplane.store.book import Fact
 from controlplane.store.erasure import erased, home, stories_of
-from controlplane.store.events import ListFilter
 
-__all__ = ["load_message", "router", "services_of", "time_of"]
+__all__ = ["at_home", "load_message", "router", "services_of", "time_of"]
 
 router = APIRouter(prefix="/v1/messages", tags=["messages"])
 
@@ -65,12 +62,12 @@ def elsewhere(mid: str, home: str, here: str) -> Problem:
 async def load_message(services: Services, caller: Caller, mid: str) -> tuple[Message, list[Event]]:
     """The message and its events. Problem 404 when it is not there, or another tenant's."""
     story = await services.book.load(mid) if is_mid(mid.partition("@")[0]) else None
-    if story is None or (story[0].tenant != caller.tenant.id and not caller.admin):
+    if story is None or (story[0].tenant != caller.tenant.id and not (caller.admin or caller.everywhere)):
         raise no_such_message(mid)
     return story
 
 
-async def _at_home(services: Services, message: Message, events: list[Event]) -> None:
+async def at_home(services: Services, message: Message, events: list[Event]) -> None:
     """Raise Problem 409 for a message that another datacenter alone may change, unless its messages were taken over here; for a second story always."""
     here, there = services.settings.datacenter, home(message, events)
     if there != here and ("@" in message.mid or there not in await services.regions.adopted()):
@@ -86,42 +83,6 @@ def time_of(name: str, value: str | None) -> int | None:
         return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, OverflowError):
         raise invalid([FieldError(name, "must be RFC 3339, such as 2030-01-31T09:00:00Z")]) from None
-
-
-@router.get("", operation_id="listMessages", summary="List messages, newest first")
-async def list_messages(
-    request: Request,
-    caller: Reader,
-    status: Annotated[Status | None, Query(description="Only messages with this status now.")] = None,
-    to: Annotated[str | None, Query(max_length=40, description="Only to this number.")] = None,
-    reference: Annotated[str | None, Query(max_length=100)] = None,
-    since: Annotated[str | None, Query(max_length=40, description="Accepted at or after, RFC 3339.")] = None,
-    until: Annotated[str | None, Query(max_length=40, description="Accepted before, RFC 3339.")] = None,
-    cursor: Annotated[str | None, Query(max_length=500, description="`next` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-) -> dict[str, Any]:
-    """A page may be shorter than `limit` and still have a `next`: follow it until it is null."""
-    services = services_of(request)
-    number = None
-    if to is not None:
-        try:
-            number = normalise_recipient(to)
-        except ValueError as error:
-            raise invalid([FieldError("to", str(error))]) from None
-    filters = ListFilter(
-        status=status, to=number, reference=reference, since=time_of("since", since), until=time_of("until", until)
-    )
-    secret = services.settings.secret
-    context = f"messages|{caller.tenant.id}|{filters}"
-    position = open_cursor(secret, context, cursor) if cursor else None
-    page = await services.events.list_messages(
-        caller.tenant.id, filters=filters, cursor=(position[0], position[1]) if position else None, limit=limit
-    )
-    now = services.clock.now_ms()
-    return {
-        "data": [summary(message, events, now) for message, events in page.items],
-        "next": seal_cursor(secret, context, page.next) if page.next else None,
-    }
 
 
 @router.get("/{mid}", operation_id="getMessage", summary="One message with its timeline")
@@ -146,7 +107,8 @@ async def cancel_message(request: Request, mid: str, caller: Writer) -> Any:
         here = services.settings.datacenter
         if message.owner[0] != here:
             raise elsewhere(mid, message.owner[0], here)
-        return await services.peers.forward(request, message.owner[1:])
+        authorization = relay(services, request.headers.get("authorization", ""))
+        return await services.peers.forward(request, message.owner[1:], authorization)
     message, events = await load_message(services, caller, mid)
     if event is None and message.status is not Status.CANCELLED:
         raise Problem(
@@ -164,7 +126,7 @@ async def erase_content(request: Request, mid: str, caller: Writer) -> dict[str,
     """The events and their proofs stay; what they said about people is gone. Only for messages at their end."""
     services = services_of(request)
     message, events = await load_message(services, caller, mid)
-    await _at_home(services, message, events)
+    await at_home(services, message, events)
     if not message.final:
         raise Problem(
             "not-final",
@@ -191,7 +153,7 @@ class Feedback(BaseModel):
 async def send_feedback(request: Request, mid: str, body: Feedback, caller: Writer) -> dict[str, Any]:
     """Such as a one-time code that was entered. Routing weighs it above receipts."""
     services = services_of(request)
-    await _at_home(services, *await load_message(services, caller, mid))
+    await at_home(services, *await load_message(services, caller, mid))
     at = time_of("/at", body.at) or services.clock.now_ms()
     feedback = Fact(
         Kind.FEEDBACK, {"outcome": body.outcome, "at": at}, guard=lambda m: not m.erased and m.feedback != body.outcome

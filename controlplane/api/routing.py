@@ -13,11 +13,12 @@ from controlplane.api.reading import services_of, time_of
 from controlplane.api.times import iso
 from controlplane.domain.catalog import Scope
 from controlplane.domain.events import Event
+from controlplane.domain.query import Query as Wanted
 from controlplane.errors import FieldError
 from controlplane.routing.decision import same
 from controlplane.routing.evaluate import ESTIMATORS, Estimate, Gain, gain
 from controlplane.routing.outcomes import decisions, sent
-from controlplane.store.events import ListFilter, Page
+from controlplane.store.events import Page
 
 __all__ = ["router"]
 
@@ -70,13 +71,11 @@ async def get_report(
     if estimator not in ESTIMATORS:
         raise invalid([FieldError("/estimator", f"must be one of {', '.join(ESTIMATORS)}")])
     services = services_of(request)
-    filters = ListFilter(since=time_of("/since", since), until=time_of("/until", until))
+    wanted = Wanted(after=time_of("/since", since), before=time_of("/until", until))
     stories: list[list[Event]] = []
     cursor = None
     while len(stories) < limit:
-        page: Page = await services.events.list_messages(
-            caller.tenant.id, filters=filters, cursor=cursor, limit=min(_PAGE, limit - len(stories))
-        )
+        page: Page = await services.search.page(wanted, {caller.tenant.id}, cursor, min(_PAGE, limit - len(stories)))
         stories += [events for _, events in page.items]
         cursor = page.next
         if cursor is None:

@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry
 
+from controlplane.api.grants import Grants
 from controlplane.api.peers import Peers
 from controlplane.clock import Clock
+from controlplane.domain.catalog import Connector
 from controlplane.domain.events import Event
+from controlplane.domain.trial import Trial
 from controlplane.ledger.published import Published
 from controlplane.ledger.standing import Standing
 from controlplane.routing import Learner, Router
 from controlplane.settings import Settings
+from controlplane.store.audit import AuditStore
+from controlplane.store.batch_jobs import BatchJobs
 from controlplane.store.book import Book
 from controlplane.store.callback_log import CallbackLog
 from controlplane.store.catalog import Catalog
 from controlplane.store.events import EventReader
+from controlplane.store.invitations import Invitations
 from controlplane.store.ledger import LedgerStore
+from controlplane.store.people import People
 from controlplane.store.recipients import Recipients
 from controlplane.store.regions import Adoption, RegionStore
 from controlplane.store.seal import Seal
+from controlplane.store.search_read import Search
+from controlplane.store.sessions import Sessions
+from controlplane.telemetry.watch import Watch
 
-__all__ = ["BindState", "CallbackReplay", "ConnectorState", "Health", "Services", "WaitForMirror"]
+if TYPE_CHECKING:
+    from controlplane.api.auth import Caller
+
+__all__ = ["CallbackReplay", "Health", "Services", "WaitForMirror"]
 
 WaitForMirror = Callable[[Event, Callable[[Exception | None], None]], None]
 """(committed `accepted` of durability `global`, told): `told` is called once, in the loop: with nothing when a second datacenter has it, else with why not."""
-
-
-@dataclass(frozen=True, slots=True)
-class BindState:
-    """One SMPP session of this node."""
-
-    name: str
-    bound: bool
-    in_flight: int
-    window: int
-    last_error: str
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectorState:
-    """One connector as this node sees it."""
-
-    name: str
-    live: bool
-    queued: int
-    rate: float
-    """Parts a second allowed at present (the contract's, or less after throttling)."""
-    binds: tuple[BindState, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +75,13 @@ class Services:
     settings: Settings
     clock: Clock
     seal: Seal
+    grants: Grants[Caller]
     book: Book
     events: EventReader
+    search: Search
     catalog: Catalog
     recipients: Recipients
+    batch_jobs: BatchJobs
     router: Router
     learner: Learner
     peers: Peers
@@ -96,6 +89,10 @@ class Services:
     callback_log: CallbackLog
     check_callback_url: Callable[[str], str | None]
     """What is wrong with a callback URL, or None."""
+    people: People
+    links: Invitations
+    sessions: Sessions
+    audit: AuditStore
     wait_for_mirror: WaitForMirror
     ledger: LedgerStore
     published: Published
@@ -103,6 +100,8 @@ class Services:
     regions: RegionStore
     adoption: RegionAdoption
     new_callback_secret: Callable[[], str]
-    connectors: Callable[[], list[ConnectorState]]
+    watch: Watch
+    try_bind: Callable[[Connector], Awaitable[Trial]]
+    """Tries a connector's settings, at most 10 s."""
     health: Callable[[], Health]
     registry: CollectorRegistry

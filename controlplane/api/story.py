@@ -62,8 +62,9 @@ def sentence(event: Event, decision: dict[str, Any] | None = None) -> str:  # no
             text = f"Accepted durably: {parts} part{'s' if parts != 1 else ''}"
             if not data:
                 return "Accepted durably."
+            again = f" Sent anew in the place of {data['resent_from']}." if "resent_from" in data else ""
             waits = f" It waits: {data['held']['detail']}." if "held" in data else ""
-            return f"{text} in {data['encoding']}. Planned route: {data['plan']}.{waits}"
+            return f"{text} in {data['encoding']}.{again} Planned route: {data['plan']}.{waits}"
         case Kind.SUBMITTED:
             ids = ", ".join(cid for _, cid in data.get("part_ids", ()))
             why = f" Chosen {decision['why']}." if decision and decision.get("mode") == "learned" else ""
@@ -100,6 +101,8 @@ def sentence(event: Event, decision: dict[str, Any] | None = None) -> str:  # no
             return "Cancelled on request."
         case Kind.FEEDBACK:
             return f"Feedback: {data.get('outcome')}."
+        case Kind.RESENT:
+            return f"Sent anew, as {data.get('message', 'another message')}."
         case Kind.ERASED:
             why = "since their retention is over" if event.reason == "retention" else "on request"
             return f"Recipient, sender and text erased {why}; the proof stays."
@@ -128,6 +131,7 @@ def summary(message: Message, events: list[Event], now: int) -> dict[str, Any]:
     first = events[0].data or {}
     return {
         "id": message.mid,
+        "tenant": message.tenant,
         "status": message.status_at(now).value,
         "direction": "inbound" if events[0].kind is Kind.RECEIVED else "outbound",
         "to": message.to or None,
@@ -159,6 +163,8 @@ def detail(message: Message, events: list[Event], now: int) -> dict[str, Any]:
         "attempts": message.attempt,
         "why": first.get("plan"),
         "feedback": message.feedback or None,
+        "resent_from": first.get("resent_from"),
+        "resent_as": message.resent_as or None,
         "part_states": [
             {
                 "part": number,

@@ -35,6 +35,7 @@ __all__ = [
     "accepted_answer",
     "check_key",
     "decode_item",
+    "identify",
     "iso",
     "malformed",
     "plan_for",
@@ -173,12 +174,27 @@ def _pointer(path: str) -> str:
     return "".join(f"/{part}" for part in re.findall(r"\[([^\]]+)\]", inner) if part != "...")
 
 
+def identify(
+    request: MessageRequest, caller: Caller, services: Services, key: str, resent_from: str = ""
+) -> tuple[str, str]:
+    """(the id that the Idempotency-Key stands for, the fingerprint by which its repetition is known)."""
+    mid = idempotent_mid(services.settings.secret, caller.tenant.id, key)
+    body = canonical(request)
+    return mid, fingerprint(body + resent_from.encode() if resent_from else body)
+
+
 def prepare(
-    request: MessageRequest, caller: Caller, services: Services, key: str, standing: Standing = NOBODY
+    request: MessageRequest,
+    caller: Caller,
+    services: Services,
+    key: str,
+    standing: Standing = NOBODY,
+    *,
+    resent_from: str = "",
 ) -> Prepared:
     """Validate what types cannot, and draft the event. Raises Problem 422 that names every wrong field, or the rule that refuses the message.
 
-    `key`: Idempotency-Key or ""; `standing`: what is recorded of the recipient.
+    `key`: Idempotency-Key or ""; `standing`: what is recorded of the recipient; `resent_from`: the message that it repeats.
     """
     now = services.clock.now_ms()
     try:
@@ -247,9 +263,10 @@ def prepare(
     if send_at > now:
         data["send_at"] = send_at
     _add_optional(data, request)
+    if resent_from:
+        data["resent_from"] = resent_from
     if key:
-        data["fingerprint"] = fingerprint(canonical(request))
-        mid = idempotent_mid(services.settings.secret, tenant.id, key)
+        mid, data["fingerprint"] = identify(request, caller, services, key, resent_from)
     else:
         mid = new_mid(now)
     return Prepared(Event(mid, 0, tenant.id, Kind.ACCEPTED, now, data), plan, request.dry_run or caller.key.test)

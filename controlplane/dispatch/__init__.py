@@ -5,6 +5,7 @@
 - `outcome` turns a response, or its absence, into facts: submitted, deferred, rerouted, failed, unknown.
 - `compose` makes the submit_sm of each part.
 - `binds` keeps the sessions that the catalog asks for, and leases them where the carrier limits their number.
+- `tallies` counts what the carriers answer; `trial` tries an account's settings with one bind.
 - `tenure` renews the lease and writes the checkpoint; `adopt` takes over what a dead term left.
 
 A message is at most in one place: a queue, in hand (`Book.flying`: an intent is being written or a submit has no outcome yet), or waiting in

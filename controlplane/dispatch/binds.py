@@ -16,6 +16,7 @@ import structlog
 from controlplane.clock import Clock
 from controlplane.dispatch.outbox import Outbox, Unit
 from controlplane.dispatch.outcome import Judge
+from controlplane.dispatch.tallies import Tallies, Tally
 from controlplane.domain.address import mask
 from controlplane.domain.catalog import Connector, Snapshot
 from controlplane.errors import StoreUnavailableError
@@ -47,12 +48,15 @@ class _Running:
 class _Handler:
     """What the binds of one connector report."""
 
-    def __init__(self, outbox: Outbox, judge: Judge, inbound: Inbound, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, outbox: Outbox, judge: Judge, inbound: Inbound, changed: Callable[[], None], tally: Tally
+    ) -> None:
         self._outbox = outbox
         self._judge = judge
         self._inbound = inbound
         self._changed = changed
         """Told when a bind came or went."""
+        self._tally = tally
 
     def on_bound(self, bind: Bind) -> None:
         _log.info("bound", connector=self._outbox.connector.name, bind=bind.name, peer=bind.peer)
@@ -77,11 +81,14 @@ class _Handler:
 
     def on_response(self, bind: Bind, token: object, status: int, message_id: str, latency: float, late: bool) -> None:  # noqa: ARG002
         if isinstance(token, Unit):
+            if not late:
+                self._tally.answered(status, len(token.parts), latency)
             self._judge.response(self._outbox, token, status, message_id, late=late)
 
     def on_no_response(self, bind: Bind, tokens: list[object], cause: str) -> None:  # noqa: ARG002
         for token in tokens:
             if isinstance(token, Unit):
+                self._tally.unanswered += 1
                 self._judge.no_response(token, cause)
 
     def on_deliver(self, bind: Bind, pdu: DeliverSm | DataSm, answer: Callable[[int], None]) -> None:  # noqa: ARG002
@@ -109,6 +116,7 @@ class Binds:
         slots: Slots,
         clock: Clock,
         removed: Callable[[Outbox], Awaitable[None]],
+        tallies: Tallies,
     ) -> None:
         self._make_outbox = make_outbox
         self._judge = judge
@@ -116,6 +124,7 @@ class Binds:
         self._slots = slots
         self._clock = clock
         self._removed = removed
+        self._tallies = tallies
         self._running: dict[str, _Running] = {}
         self._wanted: dict[str, Connector] = {}
         self._changed = asyncio.Event()
@@ -173,7 +182,7 @@ class Binds:
 
     async def _serve(self, running: _Running) -> None:
         connector, outbox = running.connector, running.outbox
-        handler = _Handler(outbox, self._judge, self._inbound, self._refresh)
+        handler = _Handler(outbox, self._judge, self._inbound, self._refresh, self._tallies.of(connector.name))
         context = tls_context(connector) if connector.tls else None
         running.binds = [
             Bind(

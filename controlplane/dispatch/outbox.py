@@ -78,6 +78,13 @@ class Outbox:
         """Whether a bind could submit."""
         return self.down_since is None
 
+    def oldest_due(self) -> int | None:
+        """Since when (ms since the epoch) the first message of any class has been due; None without one."""
+        firsts = [queue[0][0] for queue in self._queues.values() if queue]
+        found = [message for mid in firsts if (message := self._book.get(mid)) is not None]
+        found += [unit.message for unit in list(self._head)[:1]]
+        return min((max(message.accepted_at, message.send_at) for message in found), default=None)
+
     def reconfigure(self, connector: Connector) -> None:
         """Take the catalog's new settings."""
         self.connector = connector

@@ -28,18 +28,20 @@ class Tenure:
         self._lease = lease
         self._checkpoint = checkpoint
         self._renew_seconds = renew_seconds
+        self._released = False
 
     async def run(self) -> None:
-        """Renew until cancelled. Raises FencedError."""
-        while going_on():
+        """Renew until cancelled or released. Raises FencedError."""
+        while going_on() and not self._released:
             try:
                 await self._terms.renew(self._lease, self._checkpoint())
             except StoreUnavailableError as error:
                 _log.warning("lease_not_renewed", reason=str(error)[:200], still_valid=self._lease.valid)
-            if self._lease.fenced:
+            if self._lease.fenced and not self._released:  # one that was under way meets what we gave back ourselves
                 raise FencedError(f"term {self._lease.id} was taken over by another node; start this node again")
             await asyncio.sleep(self._renew_seconds)
 
     async def release(self) -> None:
         """End the term: everything in memory is settled or in the checkpoint."""
+        self._released = True
         await self._terms.release(self._lease, self._checkpoint())

@@ -6,7 +6,7 @@ Shapes of `data` (the private, erasable payload; all times are ms since the Unix
 
 | kind | data |
 |---|---|
-| accepted | to, from, body, class, encoding, parts, expires_at, unknown_policy; maybe fingerprint (of the request, where it had an Idempotency-Key), ref (of a long message), send_at, held {rule, detail, record, until} (why it waits for its send_at), callback_url, reference, context, max_price, max_parts, origin, durability, sender_type |
+| accepted | to, from, body, class, encoding, parts, expires_at, unknown_policy; maybe fingerprint (of the request, where it had an Idempotency-Key), ref (of a long message), send_at, held {rule, detail, record, until} (why it waits for its send_at), callback_url, reference, context, max_price, max_parts, origin, durability, sender_type, resent_from (the message that it repeats) |
 | submitted | route, connector, attempt, part_ids [[part, carrier's raw id], …] |
 | deferred | route, connector, attempt, parts, command_status, retry_at; by the recipient's quiet hours (reason `quiet_hours`): attempt, parts [], retry_at, rule, detail |
 | rerouted | route, connector, attempt, parts, tried [route, …]; command_status where a carrier said it; reason: `rejected`, `queue_full`, `temporary`, `resend` (its outcome was unknown) |
@@ -14,6 +14,7 @@ Shapes of `data` (the private, erasable payload; all times are ms since the Unix
 | enroute, delivered, undelivered; expired with a part | part, connector, receipt {id, state, error, submit_date, done_date, text}; with former, true: about an earlier submit of the part; undelivered with tried [route, …]: the part goes to the next route |
 | failed | route, connector, command_status (where a carrier said it); by the recipient's preferences (reason `opted_out`, `suppressed`, `class_blocked`): rule, detail |
 | each outcome of a submit | decision (base64url of the router's record, controlplane.routing.decision), with the first part, where a router that learns was asked |
+| resent | message (the one that repeats it) |
 | expired without a part, cancelled, feedback, adopted, erased | what `reason` does not say |
 | received | from, to, body, connector, parts, complete (a mobile-originated message); of a keyword: preference {keyword, effect, suppression or lifted} |
 | void | {}: fills a sequence number whose event lost its race, so that (node, epoch, q) stays contiguous |
@@ -76,6 +77,7 @@ class Kind(StrEnum):
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     FEEDBACK = "feedback"
+    RESENT = "resent"
     ADOPTED = "adopted"
     ERASED = "erased"
     RECEIVED = "received"

@@ -116,6 +116,10 @@ class Message:
     reason: str = ""
     erased: bool = False
     feedback: str = ""
+    resent_as: str = ""
+    """The newest message that repeats this one."""
+    settled_k: int = -1
+    """Ordinal of the event that gave it its final status; -1 while it has none."""
     mirror_first: tuple[str, str, int, int] | None = None
     """Of durability `global`: where its `accepted` stands (datacenter, node, epoch, q). Nothing is sent before a mirror has that."""
 
@@ -156,6 +160,7 @@ class Message:
         if not self.final:
             self.status = status
             self.reason = reason or ""
+            self.settled_k = self.next_k - 1
 
     def aggregate(self, reason: str | None) -> None:
         """Status from the parts: final only when every part is."""
@@ -284,6 +289,10 @@ def _feedback(m: Message, _event: Event, data: dict[str, Any]) -> None:
     m.feedback = data.get("outcome", "")
 
 
+def _resent(m: Message, _event: Event, data: dict[str, Any]) -> None:
+    m.resent_as = data.get("message", "")
+
+
 def _erased(m: Message, _event: Event, data: dict[str, Any]) -> None:
     m.erased = True
     m.to = m.sender = m.body = m.callback_url = m.reference = ""
@@ -326,6 +335,7 @@ _APPLY = {
     Kind.FAILED: _settled,
     Kind.CANCELLED: _settled,
     Kind.FEEDBACK: _feedback,
+    Kind.RESENT: _resent,
     Kind.ADOPTED: _adopted,
     Kind.ERASED: _erased,
     Kind.RECEIVED: _received,
@@ -336,7 +346,7 @@ _APPLY = {
     Kind.RECOVERED: _void,
     Kind.FORK: _void,
 }
-_SILENT = frozenset({Kind.ADOPTED, Kind.FEEDBACK, Kind.GAP})
+_SILENT = frozenset({Kind.ADOPTED, Kind.FEEDBACK, Kind.RESENT, Kind.GAP})
 
 
 def fold(events: Iterable[Event]) -> Message | None:

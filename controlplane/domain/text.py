@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from itertools import islice
 from typing import NamedTuple
 
 __all__ = [
@@ -16,12 +17,15 @@ __all__ = [
     "Concat",
     "Encoding",
     "LongMode",
+    "Offence",
     "Segment",
     "analyse",
     "decode",
     "decode_gsm7",
     "encode_gsm7",
+    "offences",
     "parse_udh",
+    "room",
     "split",
 ]
 
@@ -98,6 +102,16 @@ class Analysis(NamedTuple):
     """Characters that smart encoding replaced."""
 
 
+class Offence(NamedTuple):
+    """A character that GSM 7-bit does not have."""
+
+    position: int
+    """In the body, from 0, in characters."""
+    character: str
+    suggestion: str | None
+    """What smart encoding writes in its place ("" leaves it out); None: nothing."""
+
+
 class Segment(NamedTuple):
     """The bytes of one submit_sm."""
 
@@ -137,6 +151,20 @@ def analyse(body: str, *, smart: bool = False) -> Analysis:
         return Analysis(body, encoding, 1, units, _SINGLE[encoding], replaced)
     per_part = _MULTI[encoding][LongMode.UDH8]
     return Analysis(body, encoding, len(_cuts(_units(body, encoding), encoding, per_part)), units, per_part, replaced)
+
+
+def offences(body: str, limit: int) -> list[Offence]:
+    """The first characters for which the body cannot travel in GSM 7-bit."""
+    found = islice(_NOT_GSM7.finditer(body), limit)
+    return [Offence(match.start(), match.group(), _SMART.get(match.group())) for match in found]
+
+
+def room(analysis: Analysis) -> int:
+    """Units that fit in behind the body before it takes another part."""
+    if analysis.parts == 1:
+        return analysis.per_part - analysis.units
+    last = _cuts(_units(analysis.body, analysis.encoding), analysis.encoding, analysis.per_part)[-1]
+    return analysis.per_part - len(last) // (1 if analysis.encoding is Encoding.GSM7 else 2)
 
 
 def encode_gsm7(text: str) -> bytes:

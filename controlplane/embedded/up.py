@@ -16,6 +16,7 @@ from urllib.error import URLError
 
 from rich.console import Console
 
+from controlplane.client import Client
 from controlplane.embedded.mongod import Mongod
 from controlplane.embedded.processes import Child
 from controlplane.embedded.seed import Credentials, credentials, seed
@@ -120,7 +121,7 @@ class _Machine:
             self._say("Starting mongod (journaled, one-member replica set) …")
             await asyncio.to_thread(mongod.start)
             made = await self._start_children(mongod)
-            self._greet(made, time.monotonic() - started)
+            self._greet(made, await asyncio.to_thread(self._console_url, made), time.monotonic() - started)
             async with asyncio.TaskGroup() as group:
                 watches = [group.create_task(child.watch(self._say)) for child in self._children]
                 await stop.wait()
@@ -151,6 +152,7 @@ class _Machine:
                 host=self._options.host,
                 port=self._options.port,
                 callback_allow_private="true",
+                console_totp="optional",
             ),
             self._url,
         )
@@ -195,11 +197,21 @@ class _Machine:
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
 
-    def _greet(self, made: Credentials, seconds: float) -> None:
+    def _console_url(self, made: Credentials) -> str:
+        """Of the console; a fresh set-up link while nobody has set up theirs."""
+        client = Client(self._url, made.admin_key, self._data)
+        console = f"{self._url}/console"
+        if any(person["state"] != "invited" for person in client.call("GET", "/v1/people")["data"]):
+            return console
+        link = client.call("POST", "/v1/people", {"role": "admin"})["link"]
+        return f"{self._url}{link['path']}\n             (works once, for 24 hours; afterwards {console})"
+
+    def _greet(self, made: Credentials, console: str, seconds: float) -> None:
         lines = [
             "",
             f"[bold green]Heliograph is ready[/] ({seconds:.1f} s)",
             "",
+            f"  Console    {console}",
             f"  API        {self._url}/v1     documentation {self._url}/docs",
             f"  API key    {made.api_key}   (tenant sample)",
             f"  Admin key  {made.admin_key}",

@@ -8,6 +8,7 @@ Everything that it answers from is in MongoDB, so any ledger of a datacenter ans
 | `POST /mirror` | entries of a log that is held here, own or mirrored, with payloads and proof; waits for news (`wire`) |
 | `POST /payloads` | entries one by one, for repair |
 | `POST /routing-states` | what this datacenter's nodes have learned about routes |
+| `GET /statistics?changed=` | what they have counted of messages, written since |
 | `POST /preferences` | recipients' suppressions and preferences |
 | `GET /adoptions?dc=` | which of our terms took over that datacenter's messages |
 | `GET /logs?dc=`, `GET /logs/<hash>/checkpoint`, `GET /logs/<hash>/tile/…` | which logs are held; each as c2sp.org/tlog-tiles |
@@ -43,11 +44,13 @@ from controlplane.ledger.published import Published, UnreadableLogError
 from controlplane.ledger.tiles import ENTRIES, WIDTH, Tile, decode_bundle, parse_path
 from controlplane.ledger.trust import Trust
 from controlplane.ledger.wire import (
+    MAX_COUNTED,
     MAX_STATES,
     MAX_TERMS,
     PULL_BYTES,
     Answered,
     Ask,
+    Counted,
     Known,
     Learned,
     LearnedState,
@@ -70,6 +73,7 @@ from controlplane.store.preference_news import Mark
 from controlplane.store.preference_news import PreferenceNews as PreferenceStore
 from controlplane.store.regions import RegionStore
 from controlplane.store.routing_states import RoutingStates
+from controlplane.store.statistics import Statistics
 
 __all__ = ["PeerServer", "PeerServices", "create_app"]
 
@@ -100,6 +104,7 @@ class PeerServices:
     routing: RoutingStates
     preferences: PreferenceStore
     regions: RegionStore
+    statistics: Statistics
     news: Wait = look_again
 
 
@@ -142,6 +147,7 @@ def create_app(services: PeerServices) -> FastAPI:
     app.post("/routing-states")(here.routing_states)
     app.post("/preferences")(here.preferences)
     app.get("/adoptions")(here.adoptions)
+    app.get("/statistics")(here.statistics)
     app.get("/logs")(here.logs)
     app.get("/logs/{digest}/checkpoint")(here.checkpoint)
     app.get("/logs/{digest}/{path:path}")(here.tile)
@@ -298,6 +304,11 @@ class _Handlers:
         found = await self._services.routing.newer(known, self._services.settings.datacenter)
         states = [LearnedState(item.node, item.at, item.state) for item in found[:MAX_STATES]]
         return Response(encode(Learned(states)), media_type=_MSGPACK)
+
+    async def statistics(self, changed: int) -> Response:
+        """Of this datacenter's own nodes. A full answer has a next one."""
+        found = await self._services.statistics.changed_since(changed, MAX_COUNTED)
+        return Response(encode(Counted(found)), media_type=_MSGPACK)
 
     async def preferences(self, request: Request) -> Response:
         """All that is held here, wherever it was written. 409 where the asker could not find its recipients in it."""

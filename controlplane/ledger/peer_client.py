@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import msgspec
@@ -18,6 +18,7 @@ from controlplane.ledger.wire import (
     MAX_REPLY_BYTES,
     Answered,
     Ask,
+    Counted,
     Known,
     Learned,
     LearnedState,
@@ -181,6 +182,11 @@ class LedgerClient:
         """POST /routing-states: what the peer's own nodes have learned later than `known` (`<dc>/<node>` → ms) says."""
         answer = await self.request("POST", "/routing-states", encode(Known(dict(known))), most=MAX_REPLY_BYTES)
         return self._decoded(answer, Learned).states
+
+    async def statistics(self, changed: int) -> list[dict[str, Any]]:
+        """GET /statistics: what the peer's nodes have counted, written at or after `changed` (ms). Nothing of it is verified but its form."""
+        answer = await self.request("GET", f"/statistics?changed={changed}", most=MAX_REPLY_BYTES)
+        return self._decoded(answer, Counted).documents
 
     async def preferences(self, key_id: str, mark: Mark) -> News:
         """POST /preferences: what has changed since `mark`, of recipients hashed with this key."""

@@ -19,7 +19,9 @@ from controlplane.domain.events import Kind
 from controlplane.errors import StoreUnavailableError
 from controlplane.ledger.chunk import DamagedCopyError, RefusedReplyError
 from controlplane.ledger.comeback import Inquiry
-from controlplane.ledger.exchange import Exchange
+from controlplane.ledger.exchange import Exchange, StatisticsExchange
+from controlplane.ledger.index import Indexer
+from controlplane.ledger.index_gauges import IndexGauges
 from controlplane.ledger.lead import Leadership
 from controlplane.ledger.mirror import Mirror
 from controlplane.ledger.news import News, look_again
@@ -41,6 +43,7 @@ from controlplane.store.client import Database, connect
 from controlplane.store.comebacks import Comebacks
 from controlplane.store.committer import Committer
 from controlplane.store.copies import Copies
+from controlplane.store.events import EventReader
 from controlplane.store.leases import HostLock
 from controlplane.store.ledger import LEDGER_NODE, LedgerStore, Log, StaleWriterError
 from controlplane.store.ledger_scrub import ScrubStore
@@ -49,6 +52,9 @@ from controlplane.store.preferences import PreferenceStore
 from controlplane.store.regions import RegionStore
 from controlplane.store.routing_states import RoutingStates
 from controlplane.store.schema import wait_for_indexes
+from controlplane.store.search import SearchStore
+from controlplane.store.search_tokens import Tokens
+from controlplane.store.statistics import Statistics
 from controlplane.tasks import going_on
 from controlplane.telemetry.logs import configure
 
@@ -74,11 +80,13 @@ class Ledger:
         self.store = LedgerStore(database)
         self.copies = Copies(database, self.store)
         self.routing = RoutingStates(database)
+        self.statistics = Statistics(database, datacenter=settings.datacenter)
         recipients = PreferenceStore(database, settings.secret, clock, settings.datacenter)
         self.preferences = PreferenceNews(database, recipients)
         self.published = Published(self.store, clock)
         self.leadership = Leadership(self.store, settings, clock, lock.host)
         self.sequencer: Sequencer | None = None
+        self.indexer: Indexer | None = None
         self.mirrors: list[Mirror] = []
         self.publishers: list[Publisher] = []
         self.exchanges: list[PreferenceExchange] = []
@@ -90,6 +98,7 @@ class Ledger:
         forks = Forks(self.store, self.copies, clock, self.record)
         self._forks = forks
         self.registry = CollectorRegistry()
+        self.registry.register(IndexGauges(lambda: self.indexer, clock))
         services = PeerServices(
             settings=settings,
             clock=clock,
@@ -102,6 +111,7 @@ class Ledger:
             routing=self.routing,
             preferences=self.preferences,
             regions=RegionStore(database),
+            statistics=self.statistics,
             news=self._wait,
         )
         self.app = create_app(services)
@@ -178,6 +188,7 @@ class Ledger:
 
     async def _step_down(self) -> None:
         self.sequencer, self.mirrors, self.publishers, self.exchanges = None, [], [], []
+        self.indexer = None
         term, self.problem = self.leadership.term, ""
         try:
             async with asyncio.timeout(2.0):
@@ -220,14 +231,35 @@ class Ledger:
             )
             repair = Repair(scrub_store, self.copies, scrub, settings, self.clock, peers, leader)
             parts: list[Coroutine[Any, Any, None]] = [self._renew(), committer.run(), scrub.run(), repair.run()]
-            parts += [self._sequence(self.sequencer, rule)]
+            self.indexer = self._indexing(self.sequencer, term)
+            parts += [self._sequence(self.sequencer, rule), self._index(self.indexer)]
             parts += [mirror.run() for mirror in self.mirrors]
             parts += [publisher.run() for publisher in self.publishers]
             parts += [Exchange(self.routing, client).run() for client in peers]
+            parts += [StatisticsExchange(self.statistics, client).run() for client in peers]
             self.exchanges = [PreferenceExchange(self.preferences, client, self.clock) for client in peers]
             parts += [exchange.run() for exchange in self.exchanges]
             parts += [Inquiry(Comebacks(self.database), client, settings.datacenter).run() for client in peers]
             yield parts
+
+    def _indexing(self, sequencer: Sequencer, term: int) -> Indexer:
+        return Indexer(
+            self.store,
+            self.copies,
+            SearchStore(self.database),
+            EventReader(self.database, self.settings.datacenter),
+            Tokens(self.settings.secret),
+            self.clock,
+            term=term,
+            waiting=lambda: bool(self.problem or sequencer.backlog or sequencer.gaps),
+        )
+
+    async def _index(self, indexer: Indexer) -> None:
+        """Raises _TermOverError."""
+        try:
+            await indexer.run()
+        except StaleWriterError as error:
+            raise _TermOverError(str(error)) from error
 
     def _publish(self, client: LedgerClient, verifier: Verifier) -> None:
         self.publishers.append(

@@ -7,13 +7,14 @@ entries are its beginning.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from controlplane.store.preference_news import Record
 
 __all__ = [
+    "MAX_COUNTED",
     "MAX_ENTRIES",
     "MAX_NOTE",
     "MAX_PAYLOADS",
@@ -24,6 +25,7 @@ __all__ = [
     "PULL_BYTES",
     "Answered",
     "Ask",
+    "Counted",
     "Known",
     "Learned",
     "LearnedState",
@@ -48,6 +50,7 @@ MAX_NOTE = 64 * 1024
 MAX_STATES = 256
 MAX_STATE_BYTES = 8 * 1024 * 1024
 MAX_TERMS = 1_024
+MAX_COUNTED = 2_000
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -156,6 +159,12 @@ class PreferenceNews(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     head: _Size
     told: list[Record]
     scanned: list[Record]
+
+
+class Counted(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`GET /statistics?changed=`: documents of `store.statistics` of the answering datacenter, written since, oldest first."""
+
+    documents: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=MAX_COUNTED)]
 
 
 class Taken(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -165,8 +165,12 @@ class Correlator:
         return None
 
     def _of_unknown(self, connector: str, recipient: str, receipt: Receipt) -> str | None:
-        """The one message to this number whose outcome at this connector is unknown; its text decides between several, or nobody."""
-        mids = list(self._unknown.get((connector, recipient.removeprefix("+")), ()))
+        """The one message to this number whose outcome at this connector is unknown; its text decides between several, or nobody.
+
+        One that is just being adopted is known to be unknown before it is open here; its receipt waits.
+        """
+        known = self._unknown.get((connector, recipient.removeprefix("+")), ())
+        mids = [mid for mid in known if self._book.get(mid) is not None]
         if len(mids) > 1 and receipt.text:
             opening = receipt.text[:16]
             mids = [mid for mid in mids if (message := self._book.get(mid)) and message.body.startswith(opening)]

@@ -237,6 +237,22 @@ class Book:
         else:
             waiting.settle(events[0] if events else _unconfirmed(withdrawn=True))
 
+    def recall_soon(
+        self, mids: Sequence[str], told: Callable[[dict[str, Event] | StoreUnavailableError], None]
+    ) -> None:
+        """The `accepted` events that earlier requests left under these ids, as far as there are any. `told` is called in the loop, once."""
+        self._work.put_nowait(self._recall(mids, told))
+
+    async def _recall(
+        self, mids: Sequence[str], told: Callable[[dict[str, Event] | StoreUnavailableError], None]
+    ) -> None:
+        try:
+            stories = await self._reader.load_many(dict.fromkeys(mids))
+        except StoreUnavailableError as error:
+            told(error)
+        else:
+            told({mid: events[0] for mid, events in stories.items()})
+
     async def _give_up(self) -> None:
         """Answer those whose acceptance takes too long. What is already on its way stays ours when it arrives."""
         while going_on():

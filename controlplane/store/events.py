@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-import structlog
 from pymongo import ASCENDING, DESCENDING
 
-from controlplane.clock import Clock
 from controlplane.domain.events import Event, Kind
-from controlplane.domain.message import Message, Status, fold
+from controlplane.domain.message import Message
 from controlplane.store.client import Database, Document, border
 from controlplane.store.schema import EVENTS
 
-__all__ = ["EventReader", "ListFilter", "Page", "from_document", "of_message", "to_document"]
+__all__ = ["EventReader", "Head", "Page", "from_document", "of_message", "to_document"]
 
-_log = structlog.get_logger()
 _CHUNK = 200
-_SCAN_BUDGET = 20_000
-"""Accepted messages that one list request may look at; past it the page is short and its cursor goes on from there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListFilter:
-    """Which messages a list shows. Times are ms since the epoch, of acceptance; `until` is exclusive."""
-
-    status: Status | None = None
-    to: str | None = None
-    reference: str | None = None
-    since: int | None = None
-    until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +25,24 @@ class Page:
 
     items: list[tuple[Message, list[Event]]]
     next: tuple[int, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a message stands in a list."""
+
+    at: int
+    mid: str
+    first: Event
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """(accepted at, mid)."""
+        return self.at, self.mid
+
+
+def _one_or_more(values: Sequence[str]) -> Any:
+    return values[0] if len(values) == 1 else {"$in": list(values)}
 
 
 def to_document(event: Event) -> Document:
@@ -93,15 +95,6 @@ def from_document(document: Document) -> Event:
     )
 
 
-def _readable(events: list[Event]) -> Message | None:
-    """The fold, or None for a story with a gap: a list shows the others, and the log names this one."""
-    try:
-        return fold(events)
-    except ValueError as error:
-        _log.error("damaged_message", reason=str(error))
-        return None
-
-
 def of_message(mid: str) -> Document:
     """The query for all events of a message."""
     # `mid` targets one shard; the range on `_id` needs no index of its own.
@@ -111,10 +104,9 @@ def of_message(mid: str) -> Document:
 class EventReader:
     """Reads with majority read concern from the primary: what was acknowledged is seen."""
 
-    def __init__(self, database: Database, datacenter: str, clock: Clock) -> None:
+    def __init__(self, database: Database, datacenter: str) -> None:
         self._events = database[EVENTS]
         self._datacenter = datacenter
-        self._clock = clock
 
     async def load(self, mid: str) -> list[Event]:
         """All events of one message in order of k; empty when there is none."""
@@ -163,54 +155,26 @@ class EventReader:
             newest = await self._events.find_one(query, sort=[("n", -1), ("e", -1), ("q", -1)])
         return int(newest["q"]) if newest else 0
 
-    async def list_messages(
-        self, tenant: str, *, filters: ListFilter, cursor: tuple[int, str] | None, limit: int
-    ) -> Page:
-        """One page, newest acceptance first. A rare status may give a short page with a cursor: see _SCAN_BUDGET."""
-        items: list[tuple[Message, list[Event]]] = []
-        budget = _SCAN_BUDGET if filters.status else limit
-        while budget > 0:
-            step = min(_CHUNK if filters.status else limit - len(items), budget)
-            heads = await self._heads(tenant, filters, cursor, step)
-            events = await self.load_many(mid for _, mid in heads)
-            now = self._clock.now_ms()
-            for head in heads:
-                cursor = head
-                message = _readable(events.get(head[1], []))
-                if message and (filters.status is None or message.status_at(now) is filters.status):
-                    items.append((message, events[head[1]]))
-                    if len(items) == limit:
-                        return Page(items, cursor)
-            budget -= step
-            if len(heads) < step:
-                return Page(items, None)
-        return Page(items, cursor)
-
-    async def _heads(
-        self, tenant: str, filters: ListFilter, cursor: tuple[int, str] | None, limit: int
-    ) -> list[tuple[int, str]]:
-        kind = Kind.RECEIVED if filters.status is Status.RECEIVED else Kind.ACCEPTED
-        query: Document = {"t": tenant, "kind": kind.value, "k": 0}  # the index has only these
-        at: dict[str, Any] = {}
-        if filters.since is not None:
-            at["$gte"] = filters.since
-        if filters.until is not None:
-            at["$lt"] = filters.until
-        if at:
-            query["at"] = at
-        if filters.to is not None:
-            query["data.to"] = filters.to
-        if filters.reference is not None:
-            query["data.reference"] = filters.reference
-        if cursor is not None:
-            query["$or"] = [{"at": {"$lt": cursor[0]}}, {"at": cursor[0], "mid": {"$lt": cursor[1]}}]
+    async def heads(
+        self,
+        tenants: Sequence[str],
+        kinds: Sequence[Kind],
+        least: int,
+        below: tuple[int, str],
+        limit: int,
+        exact: Mapping[str, str],
+    ) -> list[Head]:
+        """Messages of `tenants` that began with one of `kinds`, newest first: accepted at or after `least`, with (at, mid) below `below`.
+        `exact`: what fields of the first event's data must be."""
+        query: Document = {"t": _one_or_more(tenants), "kind": _one_or_more([kind.value for kind in kinds]), "k": 0}
+        query["at"] = {"$gte": least, "$lte": below[0]}
+        query["$or"] = [{"at": {"$lt": below[0]}}, {"at": below[0], "mid": {"$lt": below[1]}}]
+        query |= {f"data.{name}": value for name, value in exact.items()}
         with border():
-            found = (
-                self._events.find(query, {"_id": 0, "at": 1, "mid": 1})
-                .sort([("at", DESCENDING), ("mid", DESCENDING)])
-                .limit(limit)
+            documents = await (
+                self._events.find(query).sort([("at", DESCENDING), ("mid", DESCENDING)]).limit(limit).to_list()
             )
-            return [(document["at"], document["mid"]) async for document in found]
+        return [Head(document["at"], document["mid"], from_document(document)) for document in documents]
 
     async def erase(self, *mids: str) -> int:
         """Forget payload, salt and carriers' ids of every event of these messages but `erased` itself; leaves and proofs stay. How many it erased."""

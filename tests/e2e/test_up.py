@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import sys
@@ -54,6 +55,22 @@ async def http():
         yield session
 
 
+async def first_admin(http: aiohttp.ClientSession, up: Up) -> None:
+    """Follow the printed link, as a browser does; on one's own machine a second factor may wait."""
+    [link] = re.findall(r"Console +(http://127\.0\.0\.1:\d+/console/setup\?token=[\w-]+)\n", up.output)
+    password = "a long walk on a short pier"
+    form = {"token": link.partition("token=")[2], "name": "ada", "password": password, "again": password}
+    own = {"sec-fetch-site": "same-origin"}
+    async with http.post(link.partition("?")[0], data=form, headers=own, allow_redirects=False) as answer:
+        assert answer.status == 303, await answer.text()
+        cookie = answer.cookies["__Host-heliograph"].value
+    async with http.get(
+        f"http://127.0.0.1:{up.api}/console/people", headers={"cookie": f"__Host-heliograph={cookie}"}
+    ) as answer:
+        assert answer.status == 200
+        assert "ada" in await answer.text()
+
+
 class TestUp:
     """The first ten minutes of a newcomer."""
 
@@ -63,6 +80,7 @@ class TestUp:
         made = json.loads((up.data / "credentials.json").read_text())
         assert made["api_key"] in up.output
         assert (up.data / "credentials.json").stat().st_mode & 0o077 == 0
+        await first_admin(http, up)
         headers = {"authorization": f"Bearer {made['api_key']}"}
         base = f"http://127.0.0.1:{up.api}/v1/messages"
         async with http.post(base, json={"to": "+4915112340001", "body": "Hello"}, headers=headers) as answer:
@@ -84,6 +102,7 @@ class TestUp:
         assert "Stopped; everything accepted" in await up.stop()
         up.output = ""
         await up.start()
+        assert f"Console    http://127.0.0.1:{up.api}/console\n" in up.output
         async with http.get(f"{base}/{mid}", headers=headers) as answer:
             assert (await answer.json())["status"] == "delivered"
         shown = await asyncio.create_subprocess_exec(

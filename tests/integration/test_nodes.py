@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from controlplane.api.auth import act_for, relay
 from controlplane.bootstrap import Node
 from controlplane.clock import SystemClock
 from controlplane.domain.events import Event, Kind
@@ -238,6 +239,31 @@ class TestCancel:
             status, message = await second.call("POST", f"/v1/messages/{waiting}/cancel", key=node.key)
             assert (status, message["status"]) == (200, "cancelled")
             assert node.node.book.get(waiting) is None
+
+    async def test_for_a_person_of_the_console(self, node, carriers, settings, tmp_path):
+        """Who it is goes along, sealed: what the console's node granted says nothing to another one."""
+        await node.connect(await carriers())
+        later = datetime.fromtimestamp(SystemClock().now_ms() / 1000 + 3600, UTC).isoformat()
+        waiting = (await node.send(send_at=later))["id"]
+        async with running_node(
+            settings.model_copy(update={"node": "node-2", "state_dir": tmp_path / "two"})
+        ) as second:
+            services, path = second.node.app.state.services, f"/v1/messages/{waiting}/cancel"
+            may, may_not = frozenset({"messages:read", "messages:write"}), frozenset({"messages:read"})
+            with act_for(services, "ada", tenant="", own="sample", scopes=may_not) as reader:
+                status, _ = await second.call("POST", path, headers={"authorization": reader})
+                assert status == 403
+                forged = relay(services, reader)[:-8] + "AAAAAAAA"
+                status, _ = await node.call("POST", path, headers={"authorization": forged})
+                assert status == 401
+                status, _ = await node.call("POST", path, headers={"authorization": relay(services, reader)})
+                assert status == 403
+            with act_for(services, "ada", tenant="", own="other", scopes=may) as stranger:
+                status, _ = await second.call("POST", path, headers={"authorization": stranger})
+                assert status == 404
+            with act_for(services, "ada", tenant="", own="sample", scopes=may) as sender:
+                status, message = await second.call("POST", path, headers={"authorization": sender})
+            assert (status, message["status"]) == (200, "cancelled")
 
     async def test_an_owner_that_is_gone(self, node, carriers, settings, tmp_path):
         await node.connect(await carriers())

@@ -34,6 +34,7 @@ from controlplane.store.preferences import PreferenceStore
 from controlplane.store.regions import RegionStore
 from controlplane.store.routing_states import RoutingStates
 from controlplane.store.schema import ensure_indexes
+from controlplane.store.statistics import Statistics
 
 DOMAIN = "sms.example"
 
@@ -75,7 +76,7 @@ class Site:
         secret = self.settings.secret
         self.preferences = PreferenceStore(self.database, secret, self.clock, self.dc)
         self.news = PreferenceNews(self.database, self.preferences)
-        self.reader = EventReader(self.database, self.dc, self.clock)
+        self.reader = EventReader(self.database, self.dc)
 
     async def _record(self, kind: Kind, ref: str, reason: str | None = None) -> None:
         self.recorded.append((kind, ref))
@@ -96,6 +97,7 @@ class Site:
             routing=RoutingStates(self.database),
             preferences=self.news,
             regions=RegionStore(self.database),
+            statistics=Statistics(self.database, datacenter=self.settings.datacenter),
         )
         listener = socket.create_server(("127.0.0.1", 0))
         scheme = "https" if self.settings.ledger_tls_certificate else "http"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from controlplane.carrier.outcome import SUFFIXES
 from controlplane.domain.message import Status
+from controlplane.ledger.index_gauges import INDEX_GAUGES
 from controlplane.settings import Settings
 from controlplane.telemetry.metrics import BIND_GAUGES, GAUGES, LEDGER_GAUGES
 
@@ -32,6 +33,7 @@ def test_every_metric_is_documented():
                 *GAUGES,
                 *BIND_GAUGES,
                 *LEDGER_GAUGES,
+                *INDEX_GAUGES,
                 "heliograph_events",
                 "heliograph_commit_seconds",
                 "heliograph_commit_retries",

@@ -9,7 +9,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from controlplane.api.app import bare_app
 from controlplane.api.openapi import document
-from controlplane.api.problems import SLUGS
+from controlplane.errors import SLUGS
 
 DOCS = Path(__file__).parents[3] / "docs"
 

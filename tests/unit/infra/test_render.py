@@ -211,3 +211,8 @@ class TestLedger:
         spec = shard_spec(plan(self.REGION))
         assert spec["collections"]["ledger_tiles"] == {"key": {"_id": "hashed"}}
         assert [one["user"].partition(",")[0] for one in spec["users"]] == ["CN=ledger", "CN=node"]
+
+    def test_a_node_sees_the_topology_and_a_ledger_its_data_only(self):
+        ledger, node = (one["roles"] for one in shard_spec(plan(self.REGION))["users"])
+        assert ledger == [{"role": "readWrite", "db": "heliograph"}]
+        assert node == [*ledger, {"role": "clusterMonitor", "db": "admin"}]

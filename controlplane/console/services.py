@@ -1,0 +1,79 @@
+"""What the console needs of the rest of the node. It knows no store: the composition root hands over what fits these shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from controlplane.clock import Clock
+from controlplane.domain.audit import Entry
+from controlplane.domain.login import Counted
+from controlplane.domain.people import Invitation, Look, Person, Role, Session, Stage
+from controlplane.settings import Settings
+
+__all__ = ["AuditTrail", "ConsoleServices", "Delays", "Directory", "Links", "SessionKeeper"]
+
+
+class Directory(Protocol):
+    """People and their proofs (store.people.People, which says what each does)."""
+
+    async def find(self, name: str) -> Person | None: ...
+    async def create(self, name: str, role: Role, tenant: str) -> Person: ...
+    async def check_password(self, name: str, password: str) -> Person | None: ...
+    async def set_password(self, name: str, password: str) -> Person: ...
+    async def set_look(self, name: str, look: Look) -> Person: ...
+    async def set_totp(self, name: str, secret: str, code: str) -> list[str] | None: ...
+    async def reset_totp(self, name: str) -> Person: ...
+    async def renew_codes(self, name: str) -> list[str]: ...
+    async def take_code(self, name: str, code: str) -> bool: ...
+    async def take_recovery_code(self, name: str, code: str) -> bool: ...
+    async def logged_in(self, name: str) -> None: ...
+
+
+class Links(Protocol):
+    """Set-up links (store.invitations.Invitations)."""
+
+    async def find(self, token: str) -> Invitation | None: ...
+    async def use(self, token: str) -> bool: ...
+
+
+class SessionKeeper(Protocol):
+    """Sessions by their cookies (store.sessions.Sessions)."""
+
+    async def begin(self, person: str, stage: Stage, *, address: str, agent: str, former: str = "") -> str: ...
+    async def visit(self, cookie: str, *, used: bool = True) -> tuple[Session, Person] | None: ...
+    async def keep_secret(self, cookie: str, secret: str) -> None: ...
+    async def of(self, person: str) -> list[Session]: ...
+    async def end(self, cookie: str) -> None: ...
+    async def end_one(self, person: str, handle: str) -> bool: ...
+    async def end_all(self, person: str, *, but: str = "") -> int: ...
+
+
+class Delays(Protocol):
+    """Tries to log in, over all nodes (store.login_delays.LoginDelays)."""
+
+    async def count(self, tries: Sequence[Counted]) -> int: ...
+    async def take_back(self, tries: Sequence[Counted]) -> None: ...
+    async def clear(self, tries: Sequence[Counted]) -> None: ...
+
+
+class AuditTrail(Protocol):
+    """Where acts are written down (store.audit.AuditStore)."""
+
+    async def append(self, entry: Entry) -> Entry: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleServices:
+    """Built by the composition root."""
+
+    settings: Settings
+    clock: Clock
+    people: Directory
+    links: Links
+    sessions: SessionKeeper
+    delays: Delays
+    audit: AuditTrail
+    stopping: Callable[[], bool]
+    """Whether the node is about to stop: streams end then."""

@@ -1,0 +1,190 @@
+"""Statistics of real messages: counted once, kept over a restart, seen by the tenant whose they are."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from controlplane.domain.statistics import WIDTH
+from controlplane.ledger.exchange import StatisticsExchange
+from controlplane.store.statistics import HOUR, MINUTE, Bunch, Statistics
+from tests.simulators.ledgers import two_sites
+from tests.simulators.node import running_node
+
+
+async def _read(node, query="", **kwargs):
+    status, answer = await node.call("GET", f"/v1/statistics{query}", **kwargs)
+    assert status == 200, answer
+    return answer
+
+
+def _row(**counts):
+    row = [0] * WIDTH
+    row[0], row[7] = counts.get("accepted", 0), counts.get("delivered", 0)
+    return row
+
+
+class TestOfMessages:
+    """What is counted is what happened."""
+
+    async def test_the_funnel_by_route_and_class(self, node, carriers):
+        await node.connect(await carriers(), "good", price=7, prefixes=("49",))
+        await node.connect(await carriers(), "bad", prefixes=("44",))
+        for cls in ("otp", "otp", "marketing"):
+            await node.reaches((await node.send(**{"class": cls}))["id"], "delivered")
+        await node.reaches((await node.send(to="+447700900004"))["id"], "failed")
+        await node.node.watch.recorder.flush()
+        found = await _read(node)
+        total = found["total"]
+        assert (total["accepted"], total["submitted"], total["delivered"], total["failed"], total["refused"]) == (
+            4,
+            3,
+            3,
+            1,
+            1,
+        )
+        assert (total["price"], total["delivery_rate"], total["in_5s"]) == ({"EUR": 21}, 0.75, 3)
+        by_route = {series["key"]: series["total"] for series in found["data"]}
+        assert (by_route[None]["accepted"], by_route["good"]["delivered"], by_route["bad"]["failed"]) == (4, 3, 1)
+        assert by_route["good"]["delivery_seconds"]["p95"] <= 5
+        assert sum(point["delivered"] for point in found["points"]) == 3
+        classes = {series["key"]: series["total"] for series in (await _read(node, "?by=class"))["data"]}
+        assert (classes["otp"]["delivered"], classes["marketing"]["delivered"], classes["transactional"]["failed"]) == (
+            2,
+            1,
+            1,
+        )
+        hours = await _read(
+            node, "?step=hour&since=" + (datetime.now(UTC) - timedelta(days=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        )
+        assert hours["total"] == total
+        assert (await _read(node, "?route=good"))["total"]["failed"] == 0
+
+    async def test_a_tenant_sees_its_own(self, node, carriers):
+        await node.connect(await carriers(), "good")
+        await node.reaches((await node.send())["id"], "delivered")
+        await node.node.watch.recorder.flush()
+        assert (await _read(node, key=node.other_key))["total"]["accepted"] == 0
+        assert (await _read(node, "?tenant=sample", key=node.other_key))["total"]["accepted"] == 0
+        assert (await _read(node, key=node.admin_key))["total"]["accepted"] == 1
+        assert (await _read(node, "?tenant=other", key=node.admin_key))["total"]["accepted"] == 0
+        by_tenant = await _read(node, "?by=tenant", key=node.admin_key)
+        assert [series["key"] for series in by_tenant["data"]] == ["sample"]
+
+    async def test_a_restart_loses_nothing_and_late_receipts_count(self, settings, database, carriers):
+        carrier = await carriers(receipt_ms="2500")
+        async with running_node(settings) as first:
+            await first.seed()
+            await first.connect(carrier, "good")
+            mid = (await first.send())["id"]
+            await first.reaches(mid, "submitted")
+        async with running_node(settings) as again:
+            again.key = first.key
+            await again.reaches(mid, "delivered")
+            for _ in range(2):  # a second write of the same counts changes nothing
+                await again.node.watch.recorder.flush()
+                again.node.watch.recorder._dirty |= set(again.node.watch.recorder._minutes)
+            total = (await _read(again))["total"]
+            assert (total["accepted"], total["submitted"], total["delivered"]) == (1, 1, 1)
+
+    async def test_what_is_wrong_with_a_query(self, node):
+        status, problem = await node.call("GET", "/v1/statistics?since=2030-01-01T00:00:00Z&until=2029-01-01T00:00:00Z")
+        assert (status, problem["errors"][0]["pointer"]) == (422, "since")
+        status, problem = await node.call("GET", "/v1/statistics?since=2020-01-01T00:00:00Z")
+        assert (status, problem["errors"][0]["pointer"]) == (422, "step")
+
+
+class TestStore:
+    """Documents of different terms add, those of one term replace each other, and a peer speaks for itself only."""
+
+    @pytest.fixture
+    async def statistics(self, database):
+        found = Statistics(database, datacenter="a")
+        await found.ensure_indexes()
+        return found
+
+    async def test_terms_add_and_repeats_do_not(self, statistics):
+        key = ("r", "otp", "EUR")
+        for term, delivered in (("n1:1", 2), ("n1:1", 3), ("n1:2", 4), ("n2:1", 5)):
+            await statistics.save(term, [Bunch(MINUTE, 600, "t", {key: _row(delivered=delivered)})], 1)
+        (one,) = await statistics.series(since=600, until=660, step=60, by="route", tenant="t")
+        assert (one.key, one.at, one.counts["delivered"]) == ("r", 600, 12)
+
+    async def test_steps_begin_at_since(self, statistics):
+        bunches = [Bunch(MINUTE, at, "t", {("r", "otp", "EUR"): _row(accepted=1)}) for at in range(600, 1200, 60)]
+        await statistics.save("n:1", bunches, 1)
+        found = await statistics.series(since=600, until=1200, step=300, by="class", tenant=None)
+        assert [(one.at, one.counts["accepted"]) for one in found] == [(600, 5), (900, 5)]
+
+    async def test_all_tenants_are_the_sum_of_each(self, statistics):
+        key = ("r", "otp", "EUR")
+        for term in ("n1:1", "n2:1"):
+            bunches = [Bunch(MINUTE, 600, tenant, {key: _row(delivered=n)}) for n, tenant in enumerate("abc", 1)]
+            await statistics.save(term, bunches, 1)
+        asked = {"since": 600, "until": 660, "step": 60, "tenant": None}
+        (one,) = await statistics.series(**asked, by="route")
+        each = await statistics.series(**asked, by="tenant")
+        assert one.counts["delivered"] == 12
+        assert {found.key: found.counts["delivered"] for found in each} == {"a": 2, "b": 4, "c": 6}
+
+    async def test_copies_for_another_datacenter(self, statistics, database):
+        await statistics.save("n:1", [Bunch(HOUR, 3_600, "t", {("r", "otp", "EUR"): _row(accepted=3)})], 500)
+        told = await statistics.changed_since(500, 10)
+        assert await statistics.changed_since(501, 10) == []
+        other = Statistics(database, datacenter="b")
+        assert await other.newest_of("a") == 500
+        await other.copy("a", told)
+        (one,) = await other.series(since=3_600, until=7_200, step=3_600, by="datacenter", tenant=None)
+        assert (one.key, one.counts["accepted"]) == ("a", 3)
+        with pytest.raises(ValueError, match="statistics of"):
+            await other.copy("c", told)
+
+
+class TestRecorder:
+    """The counts of a minute are whole, however its events and its writes fall."""
+
+    async def test_events_that_come_after_their_minute_was_settled(self, node, carriers, settings):
+        """They count in the oldest minute that is still open: what is written of a settled one never shrinks."""
+        recorder = node.node.watch.recorder
+        await node.connect(await carriers(), "good")
+        mid = (await node.send())["id"]
+        message = await node.node.book.load(mid)
+        await node.reaches(mid, "delivered")
+        await recorder.flush()
+        event = replace(message[1][0], at=message[1][0].at - 600_000)
+        recorder._floor = event.at // 60_000 + 5
+        recorder.on_event(message[0], event, own=True)
+        assert min(recorder._minutes) == recorder._floor
+        await asyncio.sleep(0)
+
+
+class TestBetweenDatacenters:
+    """Each datacenter shows what all of them counted, over the connections of their ledgers."""
+
+    async def test_copied_from_the_peer(self, settings, monkeypatch):
+        monkeypatch.setattr("controlplane.ledger.exchange.MAX_COUNTED", 3)
+        monkeypatch.setattr("controlplane.ledger.peer_api.MAX_COUNTED", 3)
+        monkeypatch.setattr("controlplane.store.statistics._BATCH", 2)
+        async with two_sites(settings) as (fra, iad):
+            stores = [Statistics(site.database, datacenter=site.settings.datacenter) for site in (fra, iad)]
+            for store in stores:
+                await store.ensure_indexes()
+            bunches = [Bunch(MINUTE, 600 + 60 * n, "t", {("r", "otp", "EUR"): _row(delivered=1)}) for n in range(10)]
+            now = fra.clock.now_ms()
+            await stores[0].save("n:1", bunches, now)
+            await stores[1].save("n:1", bunches[:1], now)
+            async with iad.client(fra) as client:
+                exchange = StatisticsExchange(stores[1], client)
+                assert await exchange.fetch() >= 10
+                await stores[0].save(
+                    "n:1", [Bunch(MINUTE, 600, "t", {("r", "otp", "EUR"): _row(delivered=5)})], now + 9
+                )
+                await exchange.fetch()
+            found = await stores[1].series(since=600, until=1_200, step=600, by="datacenter", tenant=None)
+            assert {one.key: one.counts["delivered"] for one in found} == {
+                fra.settings.datacenter: 14,
+                iad.settings.datacenter: 1,
+            }
