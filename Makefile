@@ -21,6 +21,9 @@ setup-dev: .uv/bin/uv ## Install the locked environment for development
 setup-infra: .uv/bin/uv ## Install what `pulumi up` needs, into .venv
 	@$(UV) sync --frozen --quiet --no-dev --extra infra
 
+setup-ops: .uv/bin/uv ## Install what `heliograph ops` needs besides, into .venv
+	@$(UV) sync --frozen --quiet --no-dev --extra ops
+
 up: setup ## Run everything on this machine (ARGS="--port 9000 …")
 	@exec .venv/bin/heliograph up $(ARGS)
 
@@ -29,10 +32,11 @@ check: setup-dev ## Format, lint, types, import layers, unit tests
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
+	@cd playbooks && PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-lint --offline --strict -q
 	$(RUN) pytest tests/unit -q
 
 test: setup-dev ## Everything that this machine can run, with coverage
-	$(RUN) pytest tests --cov --cov-report=term
+	$(RUN) pytest tests --cov --cov-report=term --durations=30 --durations-min=5
 
 BASE ?= docker.io/library/python:3.13-slim-trixie
 images: setup-infra ## Build the control plane's image on a Debian with Python (BASE=name@sha256:…)
@@ -69,4 +73,4 @@ bench: .uv/bin/uv ## Heliograph beside Kannel and Jasmin (ARGS="--rounds 1 …")
 clean: ## Remove what can be made again (never data/)
 	rm -rf .venv .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist
 
-.PHONY: help setup setup-dev setup-infra up check test images preview lab-up lab-down lab-doctor format openapi bench clean
+.PHONY: help setup setup-dev setup-infra setup-ops up check test images preview lab-up lab-down lab-doctor format openapi bench clean

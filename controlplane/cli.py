@@ -23,6 +23,7 @@ from controlplane.cluster_command import cluster
 from controlplane.domain.message import FINAL
 from controlplane.errors import ConfigError, StoreUnavailableError
 from controlplane.ledger_command import ledger
+from controlplane.ops_command import ops
 from controlplane.options import DATA, AsJson, Data, Url
 from controlplane.people_command import people
 from controlplane.region_adopt_command import region
@@ -41,6 +42,7 @@ messages = typer.Typer(no_args_is_help=True, help="Messages and what became of t
 app.add_typer(messages, name="messages")
 app.add_typer(cluster, name="cluster")
 app.add_typer(ledger, name="ledger")
+app.add_typer(ops, name="ops")
 app.add_typer(region, name="region")
 app.add_typer(people, name="people")
 app.add_typer(routing, name="routing")

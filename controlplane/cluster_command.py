@@ -78,3 +78,23 @@ def rejoined_member(ca: Ca = None, certificate: Certificate = None, timeout: Tim
     report = Report(_line)
     asyncio.run(rejoined(read(MoveSpec, sys.stdin.read()), Access(ca, certificate), report, Deadline(timeout)))
     report.converged()
+
+
+@cluster.command("balancer")
+def balancer(ca: Ca = None, certificate: Certificate = None, timeout: Timeout = 300.0) -> None:
+    """Start the balancer, or stop it and wait until no round is under way: {"routers", "running"}."""
+    from controlplane.store.cluster import Access, BalancerSpec, Deadline, Report, read, set_balancer  # noqa: PLC0415
+
+    report = Report(_line)
+    asyncio.run(set_balancer(read(BalancerSpec, sys.stdin.read()), Access(ca, certificate), report, Deadline(timeout)))
+    report.converged()
+
+
+@cluster.command("features")
+def features(ca: Ca = None, certificate: Certificate = None, timeout: Timeout = 120.0) -> None:
+    """Raise the feature compatibility version once every member runs that version: {"routers", "members", "version"}. There is no way back to older programs."""
+    from controlplane.store.cluster import Access, Deadline, FeatureSpec, Report, raise_features, read  # noqa: PLC0415
+
+    report = Report(_line)
+    asyncio.run(raise_features(read(FeatureSpec, sys.stdin.read()), Access(ca, certificate), report, Deadline(timeout)))
+    report.converged()

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from infra import quorum
 from infra.config import ConfigError, Host, Region, Safety
 
 __all__ = ["Ledger", "Member", "Node", "ReplicaSet", "Router", "Topology", "plan"]
@@ -58,11 +59,11 @@ class ReplicaSet:
     @property
     def majority(self) -> int:
         """How many members must live."""
-        return len(self.members) // 2 + 1
+        return quorum.majority(len(self.members))
 
     def survives(self, lost: set[str]) -> bool:
         """Whether a majority is left when these hosts are gone."""
-        return sum(member.host not in lost for member in self.members) >= self.majority
+        return quorum.has_majority([quorum.Voter(member.host) for member in self.members], lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +223,7 @@ def _quorum_problems(name: str, members: Sequence[Host], safety: Safety) -> list
     if safety is Safety.FAILURE_DOMAIN:
         domains = Counter(member.failure_domain or member.name for member in members)
         domain, most = domains.most_common(1)[0]
-        if len(members) - most < len(members) // 2 + 1:
+        if len(members) - most < quorum.majority(len(members)):
             found.append(
                 f"{name}: {most} of {len(members)} members stand in {domain}; with it the majority is gone. Spread them over three domains"
             )

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What `pulumi up` runs on a host: puts a resource's files in place, starts its units, remembers both, and can take everything back.
 
-    hostctl VERB < spec.json        facts | keys | image | install | remove | run
+    hostctl VERB < spec.json        facts | keys | image | install | plan | remove | run
 
 Python's standard library only; each verb reads one JSON document from stdin, may be cut at any point and repeated, and does nothing the second time.
 Every resource has a record in `/var/lib/heliograph/installed/`: the token of the run that installed it, a hash of each file, and what stood there before.
@@ -318,7 +318,8 @@ def image(spec: Mapping[str, Any]) -> dict[str, Any]:
         images = [*(known for known in read_record(name).get("images", []) if known != reference), reference]
         for old in images[:-2]:  # the one before stays, for the way back
             attempt(["podman", "rmi", old])
-        record = {"token": spec["token"], "image": reference, "images": images[-2:], "files": files, "units": []}
+        token = spec.get("token", read_record(name).get("token", ""))
+        record = {"token": token, "image": reference, "images": images[-2:], "files": files, "units": []}
         write_record(name, record)
     return {"changed": changed}
 
@@ -432,10 +433,16 @@ def place(spec: Mapping[str, Any], record: dict[str, Any]) -> list[str]:
     write_record(spec["name"], record | {"pending": True})
     for path, content, mode, uid, gid in drafts:
         write(path, content, mode, uid, gid)
-    for dropped in [p for p in record["files"] if p not in {f["path"] for f in spec.get("files", [])}]:
+    for dropped in dropped_files(spec, record):
         put_back(dropped, record)
         changed.append(dropped)
     return changed
+
+
+def dropped_files(spec: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """What the record has and the spec does not. `keep` of the spec: paths that stay as they are, whose content the caller does not have (keys)."""
+    named = {file["path"] for file in spec.get("files", [])} | set(spec.get("keep", []))
+    return [path for path in record["files"] if path not in named]
 
 
 def keep(path: Path, record: dict[str, Any]) -> None:
@@ -532,8 +539,29 @@ def install(spec: Mapping[str, Any]) -> dict[str, Any]:
         else:
             stopped = [u for u in record["units"] if attempt(["systemctl", "is-active", u]).stdout.strip() != "active"]
             start(stopped, spec, "start")
-        write_record(name, record | {"token": spec["token"]})
+        write_record(name, record | {"token": spec.get("token", record.get("token", ""))})
     return {"changed": changed, "packages": installed, "kernel_cannot": cannot}
+
+
+def plan(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What `install`, or `image` for a spec with a reference, would do. Changes nothing. Paths: whose files differ, units: which would be started."""
+    if "reference" in spec:
+        absent = attempt(["podman", "image", "exists", spec["reference"]]).returncode != 0
+        current = IMAGE_FILE.read_text(encoding="ascii") if IMAGE_FILE.is_file() else ""
+        turned = bool(spec.get("current")) and current != spec["reference"]
+        return {"paths": [], "units": [], "absent": absent, "turned": turned, "change": absent or turned}
+    record = {"files": {}, "units": []} | read_record(spec["name"])
+    paths = []
+    for file in spec.get("files", []):
+        uid, gid = owner(file.get("owner", ""))
+        wanted = f"{hashlib.sha256(content_of(file)).hexdigest()} {int(file.get('mode', '644'), 8):o} {uid}:{gid}"
+        if fingerprint(Path(file["path"])) != wanted:
+            paths.append(file["path"])
+    paths += dropped_files(spec, record)
+    units = spec.get("units", [])
+    restarted = paths or record.get("pending")
+    stopped = [u for u in units if restarted or attempt(["systemctl", "is-active", u]).stdout.strip() != "active"]
+    return {"paths": paths, "units": stopped, "change": bool(paths or stopped or record.get("pending"))}
 
 
 def remove(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -633,6 +661,7 @@ VERBS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "keys": keys,
     "image": image,
     "install": install,
+    "plan": plan,
     "remove": remove,
 }
 

@@ -9,6 +9,7 @@ Concepts, from the bottom up:
 - `view` is pure: what they say, taken together; `replica_set` looks, initiates or takes one step, looks again, until nothing differs and a majority is healthy.
 - `rolling` lets a member go for a restart only while its set stands without it.
 - `layout` is pure: a router's answers, the declaration → what to refuse, to do, to tell; `sharding` does it.
+- `upkeep` lets the balancer rest, and raises the feature compatibility version, for upgrades.
 - `status` tells all that, and changes nothing.
 - `report` writes a line per change and finding.
 
@@ -22,13 +23,24 @@ from controlplane.store.cluster.replica_set import converge_set
 from controlplane.store.cluster.report import Deadline, Report
 from controlplane.store.cluster.rolling import rejoined, release
 from controlplane.store.cluster.sharding import converge_cluster
-from controlplane.store.cluster.spec import ClusterSpec, MoveSpec, SetSpec, StatusSpec, read
+from controlplane.store.cluster.spec import (
+    BalancerSpec,
+    ClusterSpec,
+    FeatureSpec,
+    MoveSpec,
+    SetSpec,
+    StatusSpec,
+    read,
+)
 from controlplane.store.cluster.status import describe
+from controlplane.store.cluster.upkeep import raise_features, set_balancer
 
 __all__ = [
     "Access",
+    "BalancerSpec",
     "ClusterSpec",
     "Deadline",
+    "FeatureSpec",
     "MoveSpec",
     "Report",
     "SetSpec",
@@ -36,7 +48,9 @@ __all__ = [
     "converge_cluster",
     "converge_set",
     "describe",
+    "raise_features",
     "read",
     "rejoined",
     "release",
+    "set_balancer",
 ]

@@ -114,13 +114,29 @@ class MoveSpec(_Model):
     members: tuple[Host, ...] = Field(min_length=1)
 
 
+class BalancerSpec(_Model):
+    """Whether the balancer is to run."""
+
+    routers: tuple[Host, ...] = Field(min_length=1)
+    running: bool
+
+
+class FeatureSpec(_Model):
+    """The feature compatibility version that every member is to have: `8.0`."""
+
+    routers: tuple[Host, ...] = Field(min_length=1)
+    members: tuple[Host, ...] = Field(min_length=1)
+    """All data-bearing members, of the config servers too."""
+    version: Annotated[str, Field(pattern=r"^[678]\.[0-9]$")]
+
+
 def check_move(spec: MoveSpec) -> None:
     """ConfigError when the member is not one of the set's."""
     if spec.member not in spec.members:
         raise ConfigError(f"{spec.member} is not among the members of {spec.set}. Correct the specification.")
 
 
-_Spec = TypeVar("_Spec", SetSpec, ClusterSpec, StatusSpec, MoveSpec)
+_Spec = TypeVar("_Spec", SetSpec, ClusterSpec, StatusSpec, MoveSpec, BalancerSpec, FeatureSpec)
 
 
 def read(kind: type[_Spec], text: str) -> _Spec:

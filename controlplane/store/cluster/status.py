@@ -77,7 +77,11 @@ def _members(spec: SetSpec, view: View) -> list[Document]:
     status = (view.known.status if view.known is not None else None) or {}
     by_host = {str(each["name"]): each for each in status.get("members", ())}
     newest_at = max((each["optimeDate"] for each in by_host.values() if each.get("state") == 1), default=None)
-    return [_member(host, name, view.probes.get(host), by_host.get(host), newest_at) for host, name in hosts.items()]
+    votes = {member.host: member.votes for member in view.members}
+    return [
+        _member(host, name, view.probes.get(host), by_host.get(host), newest_at) | {"votes": votes.get(host, 0)}
+        for host, name in hosts.items()
+    ]
 
 
 def _member(host: str, name: int, probe: Probe | None, seen: Document | None, newest_at: datetime | None) -> Document:

@@ -575,3 +575,32 @@ class TestShards:
         problems = " ".join(json.loads(answer.out)["problems"])
         assert "fra-y" in problems
         assert f"The router {down} does not answer" in problems
+
+
+class TestUpkeep:
+    """What an upgrade does around the restarts."""
+
+    def test_the_balancer_rests_and_runs_again(self, region):
+        sets, router = region
+        for running in (False, True):
+            spec = {"routers": [f"127.0.0.1:{free_port()}", router], "running": running}  # one is down
+            first, second = sets["cfg"].run("balancer", spec), sets["cfg"].run("balancer", spec)
+            assert kinds(first.lines) == ["balancer", "converged"], first
+            assert kinds(second.lines) == ["converged"], second
+
+    def test_features(self, region):
+        """Another version than that of the programs is refused; the present one is nothing to do; members that do not follow are named."""
+        sets, router = region
+        spec = {"routers": [router], "members": [each.host(0) for each in sets.values()]}
+        answer = sets["cfg"].run("features", spec | {"version": "7.0"})
+        assert answer.code == 2
+        assert "runs 6.0.5" in answer.err
+        assert "Upgrade every member first" in " ".join(answer.err.split())
+        config = spec | {"members": [sets["cfg"].host(0)], "version": "6.0"}
+        answer = sets["cfg"].run("features", config)
+        assert (answer.code, kinds(answer.lines)) == (0, ["converged"]), answer
+        # Shards that come by the router double keep 5.0, and a config server of 6.0 does not tell them.
+        answer = sets["cfg"].run("features", spec | {"version": "6.0"})
+        assert answer.code == 2
+        assert sets["fra-x"].host(0) in answer.err
+        assert "still has another" in " ".join(answer.err.split())

@@ -1,0 +1,45 @@
+"""What a run wrote down: which steps are done, which was under way when it was cut, and what is still to be taken back. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["Journal", "read"]
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """One operation's."""
+
+    done: tuple[str, ...] = ()
+    """Steps, in order."""
+    open: tuple[str, ...] = ()
+    """Begun and not done. Each may be begun again: what is done twice changes nothing."""
+    owed: tuple[str, ...] = ()
+    """To be taken back: `balancer`, `node <name>`."""
+
+
+def read(lines: Iterable[str]) -> Journal:
+    """From its lines; one that was cut is left out, since what it tells of had not begun."""
+    done: dict[str, None] = {}
+    begun: dict[str, None] = {}
+    owed: dict[str, None] = {}
+    for line in lines:
+        try:
+            found = json.loads(line)
+            entry, step = found["entry"], found["step"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        match entry:
+            case "begun":
+                begun[step] = None
+            case "done":
+                begun.pop(step, None)
+                done[step] = None
+            case "owed":
+                owed[step] = None
+            case "settled":
+                owed.pop(step, None)
+    return Journal(tuple(done), tuple(begun), tuple(owed))

@@ -1,0 +1,204 @@
+"""An operation on a region: one at a time, written down where it runs, gone on with after a cut.
+
+Each has a folder `<state>/<region>/<id>/`: `operation.json` (what, since when, how it ended), `journal.jsonl` (steps, and what is owed), `canaries.jsonl`
+(messages accepted meanwhile). The steps themselves remember nothing: what is to be done is what differs now, so going on is beginning again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from controlplane.clock import Clock
+from controlplane.errors import ConfigError
+from controlplane.ids import new_mid
+from controlplane.ops import canary, journal
+from controlplane.ops.desired import Desired
+from controlplane.ops.journal import Journal
+from controlplane.ops.runner import Done, Event, play
+
+__all__ = ["KINDS", "Operation", "State", "begin", "find", "run"]
+
+CHANGING = {"site": "site.yml", "upgrade": "upgrade.yml", "drain": "drain.yml", "features": "features.yml"}
+"""Kind → playbook, of those that may leave something to be taken back. A second one is not begun while one is unfinished."""
+KINDS = CHANGING | {"verify": "verify.yml", "undrain": "undrain.yml", "abort": "abort.yml"}
+_COUNTED = {"site", "upgrade", "drain", "features"}
+_UNDER_TEST = "+999"
+_EVERY_SECONDS = 0.5
+_EVERY_SECONDS_PAID = 30.0
+"""Where test messages go to a real number, and cost something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """As `operation.json` has it."""
+
+    id: str
+    kind: str
+    variables: dict[str, str]
+    state: str
+    """running, done, failed, canceled or aborted. `running` while nobody holds the region's lock: it was cut."""
+    begun_at: int
+    """ms since the epoch."""
+    ended_at: int = 0
+    changed: int = 0
+    problem: str = ""
+    pid: int = 0
+    resumed: int = 0
+    """How often it was gone on with."""
+
+    @property
+    def unfinished(self) -> bool:
+        """May owe something, or be gone on with."""
+        return self.kind in CHANGING and self.state in ("running", "failed", "canceled")
+
+
+@dataclass
+class State:
+    """Where a region's operations are written down."""
+
+    folder: Path
+    """`<state>/<region>`."""
+    listeners: list[Callable[[Event], None]] = field(default_factory=list)
+
+    def path(self, operation: Operation, name: str) -> Path:
+        """A file of an operation."""
+        return self.folder / operation.id / name
+
+    def save(self, operation: Operation) -> Operation:
+        """Durably."""
+        path = self.path(operation, "operation.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".draft")
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(asdict(operation), file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        return operation
+
+    def all(self) -> list[Operation]:
+        """Oldest first."""
+        found = []
+        for path in sorted(self.folder.glob("*/operation.json")):
+            with suppress(ValueError, TypeError):
+                found.append(Operation(**json.loads(path.read_text(encoding="utf-8"))))
+        return found
+
+    def journal(self, operation: Operation) -> Journal:
+        """What it wrote down."""
+        path = self.path(operation, "journal.jsonl")
+        return journal.read(path.read_text(encoding="utf-8").splitlines() if path.exists() else ())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One operation at a time. ConfigError while another one runs."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"Another operation on {self.folder.name} is under way. `heliograph ops status` shows it, `heliograph ops abort` ends it."
+                ) from None
+            yield
+
+    def held(self) -> bool:
+        """Whether somebody runs an operation now."""
+        try:
+            with self.lock():
+                return False
+        except ConfigError:
+            return True
+
+
+def find(state: State) -> Operation | None:
+    """The newest that is unfinished: failed, canceled or cut, and neither gone on with nor aborted."""
+    return next((one for one in reversed(state.all()) if one.unfinished), None)
+
+
+def begin(state: State, kind: str, variables: Mapping[str, str], clock: Clock) -> Operation:
+    """A new operation, or the unfinished one of the same kind. ConfigError while another one is unfinished. Hold the lock."""
+    left = find(state) if kind in CHANGING else None
+    if left is not None and (left.kind, left.variables) != (kind, dict(variables)):
+        words = " ".join([left.kind, *(f"{name}={value}" for name, value in left.variables.items())])
+        raise ConfigError(
+            f"`{words}` ({left.id}) {'was cut' if left.state == 'running' else left.state} and is not finished. "
+            "Run it again to go on, or `heliograph ops abort` to take back what it owes."
+        )
+    now = clock.now_ms()
+    if left is not None:
+        return state.save(replace(left, state="running", pid=os.getpid(), resumed=left.resumed + 1, problem=""))
+    return state.save(Operation(new_mid(now), kind, dict(variables), "running", now, pid=os.getpid()))
+
+
+async def run(
+    state: State,
+    operation: Operation,
+    desired: Desired,
+    clock: Clock,
+    tell: Callable[[Event], None],
+    *,
+    canceled: Callable[[], bool],
+) -> Operation:
+    """Take the operation to its end, messages sent all the while. Hold the lock."""
+    written = state.journal(operation)
+    variables: dict[str, Any] = {f"heliograph_{name}": value for name, value in operation.variables.items()}
+    variables |= {
+        "heliograph_owed": list(written.owed),
+        "heliograph_open": list(written.open),
+        "heliograph_journal": str(state.path(operation, "journal.jsonl")),
+    }
+    stop, lost = asyncio.Event(), []
+    counted = operation.kind in _COUNTED
+    path = state.path(operation, "canaries.jsonl")
+
+    async def keep_sending() -> None:
+        every = _EVERY_SECONDS if desired.to.startswith(_UNDER_TEST) else _EVERY_SECONDS_PAID
+        try:
+            async with canary.Api(desired.urls, desired.admin_key, desired.authority) as api:
+                await canary.send(api, desired.to, path, name=operation.id, every=every, stop=stop)
+        except ConfigError as error:
+            lost.append(str(error))
+        except Exception as error:  # the playbook ends first, then the error is shown
+            lost.append(f"the sender of test messages broke: {error!r}")
+            raise
+
+    async def keep_playing() -> Done:
+        try:
+            return await asyncio.to_thread(
+                play,
+                desired,
+                KINDS[operation.kind],
+                variables | ({"heliograph_canaries": str(path)} if counted else {}),
+                tell=tell,
+                canceled=lambda: canceled() or bool(lost),
+            )
+        finally:
+            stop.set()
+
+    async with asyncio.TaskGroup() as group:
+        if counted:
+            group.create_task(keep_sending())
+        playing = group.create_task(keep_playing())
+    done = playing.result()
+    ended = {"successful": "done", "canceled": "canceled"}.get(done.status, "failed")
+    if lost:
+        ended, done = "failed", replace(done, problem=lost[0])
+    return state.save(
+        replace(
+            operation,
+            state=ended,
+            ended_at=clock.now_ms(),
+            changed=operation.changed + done.changed,
+            problem=done.problem,
+            pid=0,
+        )
+    )

@@ -1,0 +1,89 @@
+"""The rules of the operations, for playbooks: the same modules that `pulumi preview` uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from infra import quorum, steps
+
+__all__ = ["FilterModule"]
+
+
+def order(known: Sequence[Mapping[str, Any]], status: Mapping[str, Any], scope: str) -> list[dict[str, Any]]:
+    """The steps of a scope, of each set the present primary last."""
+    return steps.ordered(known, status["sets"], scope)
+
+
+def refusals(status: Mapping[str, Any], step: Mapping[str, Any]) -> list[str]:
+    """Why the step must not be taken now: the live sets would lose a majority."""
+    return quorum.refusals(status["sets"], [step["endpoint"]]) if step["kind"] == "member" else []
+
+
+def node_refusals(answers: Sequence[Mapping[str, Any]], stopped: Sequence[str]) -> list[str]:
+    """Why these nodes must not be stopped now. `answers`: of the `uri` module to /readyz, one for each node."""
+    refused = quorum.node_refusal(
+        {one["heliograph_node"]["name"]: one.get("status") == 200 for one in answers}, stopped
+    )
+    return [refused] if refused else []
+
+
+def unwell(status: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the replica sets themselves: members that are away, behind, or in another state; sets without a primary."""
+    found = [f"{one['set']} has no primary" for one in status["sets"] if not one["primary"]]
+    return found + [
+        f"{one['set']}: {member['host']} is {member['why'] or member['state']}"
+        for one in status["sets"]
+        for member in one["members"]
+        if not (member["healthy"] and member["answers"])
+    ]
+
+
+def chosen(nodes: Sequence[Mapping[str, Any]], host: str, node: str) -> list[str]:
+    """Names of the nodes of a host, or of one node."""
+    return [one["name"] for one in nodes if (host and one["host"] == host) or (node and one["name"] == node)]
+
+
+def keyed(run: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The specification of a run, its document with the API key."""
+    return {**run, "stdin": json.dumps(json.loads(run["stdin"]) | {"api_key": key})}
+
+
+def report(status: Mapping[str, Any], facts: Sequence[Mapping[str, Any]], sent: Mapping[str, Any]) -> dict[str, Any]:
+    """`{problems: sentences, messages, sets}` of the cluster's description, each host's facts, and what became of the messages."""
+    problems = []
+    for one in facts:
+        name = one["verify_host"]
+        if "answer" not in one:
+            problems.append(f"{name}: {one.get('msg', 'does not answer')}")
+            continue
+        for resource, found in one["answer"]["installed"].items():
+            problems += [f"{name}: {resource}: {what}" for what in found["drift"]]
+    problems += status["problems"]
+    messages = sent.get("answer", [])
+    if sent.get("msg") and not messages:
+        problems.append(f"no message could be sent: {sent['msg']}")
+    problems += [
+        f"a message through {one['url']} is {one['status']}: {one.get('why', '')}"
+        for one in messages
+        if one["status"] != "delivered"
+    ]
+    sets = {one["set"]: {m["host"]: m["state"] for m in one["members"]} for one in status["sets"]}
+    return {"problems": problems, "messages": messages, "sets": sets}
+
+
+class FilterModule:
+    """What Ansible looks for."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name → filter."""
+        return {
+            "heliograph_order": order,
+            "heliograph_refusals": refusals,
+            "heliograph_node_refusals": node_refusals,
+            "heliograph_unwell": unwell,
+            "heliograph_chosen": chosen,
+            "heliograph_keyed": keyed,
+            "heliograph_report": report,
+        }
