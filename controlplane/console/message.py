@@ -65,7 +65,7 @@ async def reveal(request: Request, visit: Viewer, mid: str) -> Response:
 
 @router.get("/live")
 async def follow(request: Request, visit: Viewer, mid: str, seen: Annotated[int, Query(ge=0)] = 0) -> Response:
-    """A line once more has happened than the page shows."""
+    """A line once more has happened than the page shows; a page that nobody has in hand shows it by itself."""
     live: Live = request.app.state.live
     backend = backend_of(request)
     key = ("message", visit.tenant, visit.role, mid, seen)
@@ -77,7 +77,7 @@ async def _news(backend: Backend, visit: Visit, mid: str, seen: int) -> str:
     more = len(message["timeline"]) - seen
     if more <= 0:
         return ""
-    return Markup('<span>Now <b>{}</b>.</span> <a class="button" href="{}">Show what is new ({})</a>').format(
+    return Markup('<span>Now <b>{}</b>.</span> <a class="button" href="{}" data-anew>Show what is new ({})</a>').format(
         message["status"], _here(mid), more
     )
 

@@ -188,11 +188,19 @@ class TestMessage:
     def test_what_happens_meanwhile_is_announced(self, page: Page, world: World) -> None:
         mid = world.run(world.node.send("+4915112340017", "Soon", send_at=_in_a_day()))["id"]
         page.goto(f"{world.url}/messages/{mid}")
+        page.locator(".timeline summary").first.click()  # somebody is reading: nothing moves
         world.run(world.node.call("POST", f"/v1/messages/{mid}/cancel"))
         link = page.get_by_role("link", name="Show what is new (1)")
         expect(link).to_be_visible(timeout=15_000)
         link.click()
         expect(page.locator(".timeline")).to_contain_text("Cancelled on request")
+
+    def test_a_page_that_nobody_has_in_hand_goes_on_by_itself(self, page: Page, world: World) -> None:
+        mid = world.run(world.node.send("+4915112340017", "Soon", send_at=_in_a_day()))["id"]
+        page.goto(f"{world.url}/messages/{mid}")
+        world.run(world.node.call("POST", f"/v1/messages/{mid}/cancel"))
+        expect(page.locator(".timeline")).to_contain_text("Cancelled on request", timeout=15_000)
+        expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
 
     def test_a_viewer_reads_only(self, world: World, browser: Browser) -> None:
         context = browser.new_context()

@@ -63,6 +63,12 @@ document.addEventListener("click", async (event) => {
 
 // -- live: data-live="URL" shows what the stream at URL sends, ready HTML; a hidden tab asks for nothing ------------------
 
+// A page that nobody is reading closely (no control in hand, nothing unfolded) may show by itself what is new.
+function idle() {
+  const at = document.activeElement;
+  return (!at || at === document.body || at.id === "main") && !document.querySelector("main details[open]");
+}
+
 class Live {
   constructor(place) {
     this.place = place;
@@ -74,10 +80,14 @@ class Live {
     if (this.source || document.hidden || !this.place.isConnected) return;
     this.source = new EventSource(this.place.dataset.live);
     this.source.onmessage = (event) => {
+      if (!this.place.isConnected) { this.close(); return; }
       this.failures = 0;
       this.place.innerHTML = event.data;
       refreshTimes();
-      if (window.htmx) window.htmx.process(this.place);
+      if (!window.htmx) return;
+      window.htmx.process(this.place);
+      const anew = this.place.querySelector("a[data-anew]");
+      if (anew && idle()) window.htmx.ajax("GET", anew.href, { target: "#main", select: "#main", swap: "outerHTML" });
     };
     this.source.onerror = () => {
       this.close();
@@ -93,7 +103,18 @@ class Live {
   }
 }
 
-const lives = [...document.querySelectorAll("[data-live]")].map((place) => new Live(place));
+const lives = new Map();
+
+function follow() {
+  for (const [place, live] of lives) {
+    if (!place.isConnected) { live.close(); lives.delete(place); }
+  }
+  for (const place of document.querySelectorAll("[data-live]")) {
+    if (!lives.has(place)) lives.set(place, new Live(place));
+  }
+}
+
+follow();
 document.addEventListener("visibilitychange", () => lives.forEach((live) => (document.hidden ? live.close() : live.open())));
 addEventListener("pagehide", () => lives.forEach((live) => live.close()));
-document.addEventListener("htmx:afterSwap", refreshTimes);
+document.addEventListener("htmx:afterSettle", () => { follow(); refreshTimes(); });
