@@ -27,6 +27,7 @@ from controlplane.store.seal import Seal
 from controlplane.store.sessions import Sessions
 
 TABS = 500
+_PEOPLE = 20
 STREAMS = ("/console/overview/feed", "/console/messages/live")
 PAGES = ("/console/", "/console/messages", "/console/messages?q=status%3Adelivered", "/console/help")
 _PAGE_ROUNDS = 40
@@ -53,10 +54,10 @@ def measure(way: Way, work: Path, seconds: float, tabs: int) -> dict[str, Any]:
     log = work / "tabs.log"
     try:
         system.start(work / "console", sink)
-        cookie = asyncio.run(_cookie(system.uri, (work / "console" / "secret").read_text()))
+        cookies = asyncio.run(_cookies(system.uri, (work / "console" / "secret").read_text()))
         if tabs:
             log.unlink(missing_ok=True)
-            command = [sys.executable, "-m", "bench.console", str(system.ports[0]), cookie, str(tabs)]
+            command = [sys.executable, "-m", "bench.console", str(system.ports[0]), str(tabs), *cookies]
             reader = Process(command, log)
             until("the tabs", lambda: f"{tabs} open" in log.read_text())
         request = way.request(system)
@@ -73,7 +74,7 @@ def measure(way: Way, work: Path, seconds: float, tabs: int) -> dict[str, Any]:
         return {
             "per_s": messages / ((stats.last_ns - result["begin_ns"]) / 1e9),
             **{name: (used[name] - before[name]) / messages * 1e6 for name in used},
-            "pages_ms": _pages(system.ports[0], cookie),
+            "pages_ms": _pages(system.ports[0], cookies[0]),
         }
     finally:
         if reader:
@@ -101,19 +102,21 @@ def _pages(port: int, cookie: str) -> dict[str, dict[str, float]]:
     return found
 
 
-async def _cookie(uri: str, secret: str) -> str:
-    """A session of an admin."""
+async def _cookies(uri: str, secret: str) -> list[str]:
+    """Sessions of a team of admins."""
     settings = Settings(mongodb_uri=uri, secret_key=secret)
     database, seal, clock = connect(settings), Seal(settings.secret), SystemClock()
-    people = People(database, seal, clock)
-    await people.create("bench", Role.ADMIN, "")
-    await people.set_password("bench", "only the benchmark knows this")
-    cookie = await Sessions(database, seal, clock).begin("bench", Stage.OPEN, address="127.0.0.1", agent="bench")
+    people, sessions = People(database, seal, clock), Sessions(database, seal, clock)
+    found = []
+    for number in range(_PEOPLE):
+        name = f"bench-{number}"
+        await people.create(name, Role.ADMIN, "")
+        found.append(await sessions.begin(name, Stage.OPEN, address="127.0.0.1", agent="bench"))
     await database.client.close()
-    return cookie
+    return found
 
 
-async def _read(port: int, cookie: str, tabs: int) -> None:
+async def _read(port: int, tabs: int, cookies: list[str]) -> None:
     """Open the streams and read them until this process is ended."""
 
     async def tab(number: int) -> None:
@@ -121,7 +124,7 @@ async def _read(port: int, cookie: str, tabs: int) -> None:
         path = STREAMS[number % len(STREAMS)]
         writer.write(
             f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAccept: text/event-stream\r\n"
-            f"Cookie: __Host-heliograph={cookie}\r\n\r\n".encode()
+            f"Cookie: __Host-heliograph={cookies[number % len(cookies)]}\r\n\r\n".encode()
         )
         head = await reader.readuntil(b"\r\n\r\n")
         if b" 200 " not in head.split(b"\r\n", 1)[0]:
@@ -140,4 +143,4 @@ async def _read(port: int, cookie: str, tabs: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_read(int(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    asyncio.run(_read(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

@@ -36,6 +36,7 @@ SLUGS: dict[str, str] = {
     "idempotency-key-reused": "The Idempotency-Key came before, with another body.",
     "malformed-form": "The body is not multipart/form-data.",
     "too-many-jobs": "Too many batch jobs are not at their end.",
+    "too-much-stored": "The tables of the tenant's batch jobs hold as much as they may.",
     "not-in-this-state": "The batch job is past that, or not yet so far.",
     "not-cancellable": "The message is already on its way, or at its end.",
     "not-resendable": "The message is delivered, from a phone, or still on its way.",

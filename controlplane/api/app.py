@@ -21,6 +21,7 @@ from controlplane.api import (
     people,
     preferences,
     reading,
+    reference,
     regions,
     resend,
     routing,
@@ -48,7 +49,7 @@ def bare_app() -> FastAPI:
         version=__version__,
         summary="SMS delivery that proves what it did.",
         openapi_url="/openapi.json",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
     )
@@ -72,6 +73,7 @@ def bare_app() -> FastAPI:
         app.include_router(module.router)
     install(app)
     openapi.install(app)
+    reference.install(app)
     return app
 
 

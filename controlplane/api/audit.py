@@ -81,7 +81,7 @@ class Audited:
             return None
         if _NO_CHANGE.fullmatch(path):
             return None
-        caller = caller_of(self._services, Headers(scope=scope).get("authorization"))
+        caller = caller_of(self._services, Headers(scope=scope).get("authorization"), path)
         if caller is None or (_MESSAGE_PATH.fullmatch(path) and not caller.person):
             return None
         return caller

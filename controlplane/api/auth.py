@@ -63,7 +63,8 @@ def act_for(
     """
     tenants = services.catalog.snapshot.tenants
     wanted = own or tenant
-    found = tenants.get(wanted) if wanted else next(iter(tenants.values()), Tenant(id="", name="nobody"))
+    anyone = (each for each in tenants.values() if each.enabled)
+    found = tenants.get(wanted) if wanted else next(anyone, Tenant(id="", name="nobody"))
     if found is None:
         raise Problem(
             "not-found", "No such tenant", 404, f"There is no tenant {wanted[:60]!r}.", "Choose one that exists."
@@ -71,61 +72,69 @@ def act_for(
     return services.grants.give(Caller(_key_of(person, found.id, scopes), found, everywhere=not own))
 
 
-def relay(services: Services, authorization: str) -> str:
-    """The header with which a request is handed to another node of the datacenter: a grant says nothing there, so who it is goes along, sealed for a minute."""
+def relay(services: Services, authorization: str, *, to: str, path: str) -> str:
+    """The header with which a request is handed to the node `to`, where a grant of ours says nothing: who it is goes along.
+
+    Sealed, for this one path, for a minute, and for no more than to change messages.
+    """
     kind, _, value = authorization.partition(" ")
     caller = services.grants.holder(value) if kind.lower() == SCHEME else None
-    if caller is None:
+    if caller is None or not (caller.admin or Scope.MESSAGES_WRITE in caller.key.scopes):
         return authorization
     said = {
-        "relay": services.clock.now_ms() + _RELAY_MS,
+        "until": services.clock.now_ms() + _RELAY_MS,
+        "to": to,
+        "path": path,
         "person": caller.person,
         "tenant": caller.tenant.id,
-        "scopes": sorted(caller.key.scopes),
         "everywhere": caller.everywhere,
     }
     return f"{_RELAY} {services.seal.seal(json.dumps(said))}"
 
 
-def _granted(services: Services, kind: str, value: str) -> Caller | None:
-    """The person behind a grant of this node, or behind another node's relay."""
+def _granted(services: Services, kind: str, value: str, path: str) -> Caller | None:
+    """The person behind a grant of this node, or behind what another node relays to this path."""
     if kind == SCHEME:
         return services.grants.holder(value)
     try:
         said = json.loads(services.seal.open(value))
         tenant = services.catalog.snapshot.tenants.get(said["tenant"])
-        if said["relay"] < services.clock.now_ms() or tenant is None:
+        meant = (said["to"], said["path"]) == (services.settings.node, path)
+        if not meant or said["until"] < services.clock.now_ms() or tenant is None:
             return None
+        key = _key_of(said["person"], tenant.id, frozenset({Scope.MESSAGES_WRITE.value}))
+        return Caller(key, tenant, everywhere=said["everywhere"])
     except (ValueError, KeyError, TypeError, ConfigError):
         return None
-    return Caller(_key_of(said["person"], tenant.id, frozenset(said["scopes"])), tenant, everywhere=said["everywhere"])
 
 
 def _key_of(person: str, tenant: str, scopes: frozenset[str]) -> Key:
     return Key(id=person_actor(person), tenant=tenant, name=person, scopes=scopes, digest="", hint="console")
 
 
-def caller_of(services: Services, authorization: str | None) -> Caller | None:
+def caller_of(services: Services, authorization: str | None, path: str) -> Caller | None:
     """Whose key or grant it is, whatever they may do; None for nobody who is known."""
     kind, _, value = (authorization or "").partition(" ")
     if kind.lower() in (SCHEME, _RELAY):
-        return _granted(services, kind.lower(), value.strip())
+        return _granted(services, kind.lower(), value.strip(), path)
     snapshot = services.catalog.snapshot
     key = snapshot.keys.get(services.seal.digest_key(value.strip()))
     tenant = snapshot.tenants.get(key.tenant) if key and key.enabled else None
     return Caller(key, tenant) if key and tenant else None
 
 
-def authenticate(services: Services, authorization: str | None, scope: Scope) -> Caller:
-    """The caller, if the key is good and has `scope` (admin has all). Raises Problem 401 or 403."""
+def authenticate(services: Services, authorization: str | None, scope: Scope, path: str = "") -> Caller:
+    """The caller, if the key is good and has `scope` (admin has all). `path`: the request's, which a relay must name. Raises Problem 401 or 403."""
     if not authorization:
         raise _unauthorized("The request has no Authorization header.")
     kind, _, value = authorization.partition(" ")
     value = value.strip()
     if kind.lower() in (SCHEME, _RELAY):
-        granted = _granted(services, kind.lower(), value)
+        granted = _granted(services, kind.lower(), value, path)
         if granted is None:
             raise _unauthorized("The grant is over.")
+        if not granted.tenant.enabled and (not granted.everywhere or scope is Scope.MESSAGES_WRITE):
+            raise _tenant_disabled(granted.tenant)
         return _with_scope(granted, scope)
     if kind.lower() != "bearer" or not value:
         raise _unauthorized("The Authorization header is not of the form `Bearer <key>`.")
@@ -137,14 +146,13 @@ def authenticate(services: Services, authorization: str | None, scope: Scope) ->
         raise _unauthorized("The key is unknown or disabled.")
     tenant = snapshot.tenants.get(key.tenant)
     if tenant is None or not tenant.enabled:
-        raise Problem(
-            "forbidden",
-            "Tenant disabled",
-            403,
-            f"The tenant {key.tenant!r} is disabled.",
-            "Ask the operator to enable it.",
-        )
+        raise _tenant_disabled(tenant or Tenant(id=key.tenant, name=key.tenant))
     return _with_scope(Caller(key, tenant), scope)
+
+
+def _tenant_disabled(tenant: Tenant) -> Problem:
+    detail, todo = f"The tenant {tenant.id!r} is disabled.", "Ask the operator to enable it."
+    return Problem("forbidden", "Tenant disabled", 403, detail, todo)
 
 
 def _with_scope(caller: Caller, scope: Scope) -> Caller:
@@ -168,7 +176,7 @@ class requires:  # noqa: N801 - reads as a word in a signature: Depends(requires
     def __call__(self, request: Request) -> Caller:
         """The caller of this request."""
         services: Services = request.app.state.services
-        return authenticate(services, request.headers.get("authorization"), self.scope)
+        return authenticate(services, request.headers.get("authorization"), self.scope, request.url.path)
 
 
 async def administrator(request: Request) -> Caller:

@@ -17,7 +17,7 @@ from controlplane.api.auth import Caller, requires
 from controlplane.api.cursor import open_cursor, seal_cursor
 from controlplane.api.problems import invalid
 from controlplane.api.reading import services_of
-from controlplane.api.receiving import DELIMITER_WORDS, Options, receive
+from controlplane.api.receiving import DELIMITER_WORDS, Options, no_longer_received, receive
 from controlplane.api.rows import Rows
 from controlplane.api.services import Services
 from controlplane.api.times import iso
@@ -37,6 +37,8 @@ Reader_ = Annotated[Caller, Depends(requires(Scope.MESSAGES_READ))]
 Writer = Annotated[Caller, Depends(requires(Scope.MESSAGES_WRITE))]
 
 _MAX_OPEN_JOBS = 50
+_MAX_STORED_UPLOADS = 20
+"""A tenant's jobs may hold as many octets as so many of the largest uploads."""
 _ID = re.compile(r"job_[0-9a-v]{13}")
 
 
@@ -138,7 +140,10 @@ _UPLOAD = {
     operation_id="createBatchJob",
     summary="Upload a table of messages",
     openapi_extra=_UPLOAD,
-    responses={415: {"description": "Neither text/csv nor a form."}, 429: {"description": "Too many open jobs."}},
+    responses={
+        415: {"description": "Neither text/csv nor a form."},
+        429: {"description": "Too many open jobs, or too much stored."},
+    },
 )
 async def create_batch_job(request: Request, caller: Writer) -> dict[str, Any]:
     """Nothing is sent yet. Where the columns are known, from the header or a mapping, the check begins; else the job waits for a mapping."""
@@ -156,7 +161,34 @@ async def create_batch_job(request: Request, caller: Writer) -> dict[str, Any]:
         changed=now,
     )
     mapping = _given_mapping(options.mapping)
-    if not await services.batch_jobs.create(job, _MAX_OPEN_JOBS):
+    await _make_room(services, job, _announced(request, services.settings.max_upload_bytes))
+    try:
+        await receive(services, job, upload, options)
+        _decide(job, mapping)
+    except BaseException as error:
+        await services.batch_jobs.abandon(job.id)
+        if isinstance(error, SheetError):
+            raise invalid([FieldError("file", str(error))]) from None
+        raise
+    if not await services.batch_jobs.received(job):
+        await services.batch_jobs.abandon(job.id)
+        raise no_longer_received()
+    return view(job)
+
+
+def _announced(request: Request, most: int) -> int:
+    """Octets that are to come; as many as may come where that is not said."""
+    length = request.headers.get("content-length", "")
+    return min(int(length), most) if length.isdecimal() and "transfer-encoding" not in request.headers else most
+
+
+async def _make_room(services: Services, job: BatchJob, announced: int) -> None:
+    """Let the job be there while its table comes. Raises Problem 429."""
+    job.octets = announced
+    most = _MAX_STORED_UPLOADS * services.settings.max_upload_bytes
+    over = await services.batch_jobs.create(job, open_jobs=_MAX_OPEN_JOBS, octets=most)
+    job.octets = 0
+    if over == "jobs":
         raise Problem(
             "too-many-jobs",
             "Too many open jobs",
@@ -164,18 +196,15 @@ async def create_batch_job(request: Request, caller: Writer) -> dict[str, Any]:
             f"The tenant has {_MAX_OPEN_JOBS} batch jobs that are not at their end.",
             "Start, cancel or delete some; GET /v1/batch-jobs lists them.",
         )
-    try:
-        await receive(services, job, upload, options)
-        _decide(job, mapping)
-    except BaseException as error:
-        await services.batch_jobs.erase(job.id)
-        if isinstance(error, SheetError):
-            raise invalid([FieldError("file", str(error))]) from None
-        raise
-    if not await services.batch_jobs.received(job):
-        await services.batch_jobs.erase(job.id)
-        raise invalid([FieldError("file", "took longer than an hour to come; upload it in parts")])
-    return view(job)
+    if over:
+        raise Problem(
+            "too-much-stored",
+            "Too much is stored",
+            429,
+            f"With this one, the tables of the tenant's batch jobs would have more than {most} octets.",
+            "Delete jobs that are at their end: DELETE /v1/batch-jobs/{id}. Else they are erased after "
+            f"{services.settings.batch_job_days} days.",
+        )
 
 
 def _given_mapping(text: str) -> Mapping | None:
@@ -356,6 +385,5 @@ async def delete_batch_job(request: Request, job_id: str, caller: Writer) -> Non
     """Its messages stay. Not while it is sent."""
     services = services_of(request)
     job = await _own(services, caller, job_id)
-    if job.state is JobState.RUNNING:
-        raise _not_now(job, "deleted", "Cancel it first.")
-    await services.batch_jobs.erase(job.id)
+    if not await services.batch_jobs.erase(job.id):
+        raise _not_now(await _own(services, caller, job_id), "deleted", "Cancel it first.")

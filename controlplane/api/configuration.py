@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from controlplane.api.audit import note
 from controlplane.api.auth import Caller, administrator, requires
+from controlplane.api.problems import invalid
 from controlplane.api.quiet import QuietBody, quiet_hours, quiet_view
 from controlplane.api.reading import services_of
 from controlplane.api.services import Services
@@ -27,7 +29,7 @@ from controlplane.domain.catalog import (
 )
 from controlplane.domain.keywords import OPT_IN, OPT_OUT
 from controlplane.domain.node_state import SeenNode, joined
-from controlplane.errors import Problem
+from controlplane.errors import FieldError, Problem
 from controlplane.ids import token
 from controlplane.store.catalog import not_found
 from controlplane.store.seal import new_key
@@ -338,8 +340,18 @@ class TrialBody(_Body):
         return self
 
 
-def _connector_view(connector: Connector, nodes: Sequence[SeenNode]) -> dict[str, Any]:
-    return asdict(connector) | {"password": None, "state": joined(connector.name, nodes)}
+def _connector_view(connector: Connector, nodes: Sequence[SeenNode], caller: Caller) -> dict[str, Any]:
+    """Who has to do with one tenant only sees whether it works, not whose account it is and what all others send over it."""
+    view = asdict(connector) | {"password": None, "state": joined(connector.name, nodes)}
+    if caller.admin or caller.everywhere:
+        return view
+    state = view["state"]
+    view["state"] = {name: state[name] for name in _STATE_FOR_TENANTS} if state else None
+    return {name: value for name, value in view.items() if name not in _ACCOUNT}
+
+
+_ACCOUNT = frozenset({"tenant", "host", "port", "system_id", "tls_ca", "tls_server_name"})
+_STATE_FOR_TENANTS = ("name", "live", "bound")
 
 
 def _connector(body: ConnectorBody, name: str, password: str) -> Connector:
@@ -347,20 +359,23 @@ def _connector(body: ConnectorBody, name: str, password: str) -> Connector:
 
 
 @router.get("/connectors", tags=["connectors"], operation_id="listConnectors")
-async def list_connectors(request: Request, _caller: RouteReader) -> dict[str, Any]:
-    """All connectors. `state` is what all nodes of this datacenter say of it together (counts of the last minute, and since each node's start); null where none has it."""
+async def list_connectors(request: Request, caller: RouteReader) -> dict[str, Any]:
+    """All connectors. `state` is what all nodes of this datacenter say of it together (counts of the last minute, and since each node's start); null where none has it.
+
+    To a key without the scope admin `state` says `live` and `bound` only, and the account (`host`, `port`, `system_id`, `tls_ca`, `tls_server_name`, `tenant`) is left out.
+    """
     services = services_of(request)
     nodes = await services.watch.nodes_or_self()
-    return {"data": [_connector_view(item, nodes) for item in services.catalog.snapshot.connectors.values()]}
+    return {"data": [_connector_view(item, nodes, caller) for item in services.catalog.snapshot.connectors.values()]}
 
 
 @router.post("/connectors", status_code=201, tags=["connectors"], operation_id="createConnector")
-async def create_connector(request: Request, body: NewConnector, _caller: Admin) -> dict[str, Any]:
+async def create_connector(request: Request, body: NewConnector, caller: Admin) -> dict[str, Any]:
     """All nodes bind within 2 s."""
     services = services_of(request)
     connector = _connector(body, body.name, body.password.get_secret_value())
     await services.catalog.put(connector, create=True)
-    return _connector_view(connector, ())
+    return _connector_view(connector, (), caller)
 
 
 @router.post("/connectors/test", tags=["connectors"], operation_id="testConnector")
@@ -377,43 +392,60 @@ async def try_connector(request: Request, body: TrialBody, _caller: Admin) -> di
         given = body.settings.password
         password = given.get_secret_value() if given else stored.password if stored else ""
         connector = _connector(body.settings, body.name or "unnamed", password)
+        if stored and not given and _where(connector) != _where(stored):
+            raise invalid(
+                [
+                    FieldError(
+                        "/settings/password", "give it: the stored one goes to the stored address and TLS settings only"
+                    )
+                ]
+            )
+    note(request, f"{connector.host}:{connector.port}")
     return (await services.try_bind(connector)).document()
 
 
+def _where(connector: Connector) -> tuple[str | int | bool, ...]:
+    """Whom a password would be told."""
+    return (
+        *(connector.host, connector.port),
+        *(connector.tls, connector.tls_ca, connector.tls_verify, connector.tls_server_name),
+    )
+
+
 @router.get("/connectors/{name}", tags=["connectors"], operation_id="getConnector")
-async def get_connector(request: Request, name: str, _caller: RouteReader) -> dict[str, Any]:
-    """One connector."""
+async def get_connector(request: Request, name: str, caller: RouteReader) -> dict[str, Any]:
+    """One connector, as the list shows it."""
     services = services_of(request)
-    return _connector_view(_find_connector(services, name), await services.watch.nodes_or_self())
+    return _connector_view(_find_connector(services, name), await services.watch.nodes_or_self(), caller)
 
 
 @router.put("/connectors/{name}", tags=["connectors"], operation_id="replaceConnector")
-async def replace_connector(request: Request, name: str, body: ConnectorBody, _caller: Admin) -> dict[str, Any]:
+async def replace_connector(request: Request, name: str, body: ConnectorBody, caller: Admin) -> dict[str, Any]:
     """Sessions are replaced where they must be; a new rate takes effect without."""
     services = services_of(request)
     old = _find_connector(services, name)
     connector = _connector(body, name, body.password.get_secret_value() if body.password else old.password)
     await services.catalog.put(connector)
-    return _connector_view(connector, await services.watch.nodes_or_self())
+    return _connector_view(connector, await services.watch.nodes_or_self(), caller)
 
 
 @router.post("/connectors/{name}/drain", tags=["connectors"], operation_id="drainConnector")
-async def drain_connector(request: Request, name: str, _caller: Admin) -> dict[str, Any]:
+async def drain_connector(request: Request, name: str, caller: Admin) -> dict[str, Any]:
     """Every node waits for the answers that are on their way, unbinds, and routes anew what is queued. Receipts of what was sent come again once it is enabled."""
-    return await _switch(services_of(request), name, enabled=False)
+    return await _switch(services_of(request), name, caller, enabled=False)
 
 
 @router.post("/connectors/{name}/enable", tags=["connectors"], operation_id="enableConnector")
-async def enable_connector(request: Request, name: str, _caller: Admin) -> dict[str, Any]:
+async def enable_connector(request: Request, name: str, caller: Admin) -> dict[str, Any]:
     """Every node binds again within 2 s."""
-    return await _switch(services_of(request), name, enabled=True)
+    return await _switch(services_of(request), name, caller, enabled=True)
 
 
-async def _switch(services: Services, name: str, *, enabled: bool) -> dict[str, Any]:
+async def _switch(services: Services, name: str, caller: Caller, *, enabled: bool) -> dict[str, Any]:
     await services.catalog.refresh()
     connector = replace(_find_connector(services, name), enabled=enabled)
     await services.catalog.put(connector)
-    return _connector_view(connector, await services.watch.nodes_or_self())
+    return _connector_view(connector, await services.watch.nodes_or_self(), caller)
 
 
 @router.delete("/connectors/{name}", status_code=204, tags=["connectors"], operation_id="deleteConnector")

@@ -8,12 +8,10 @@ from typing import Generic, TypeVar
 
 from controlplane.ids import random_bytes
 
-__all__ = ["GRANTED", "SCHEME", "Grants"]
+__all__ = ["SCHEME", "Grants"]
 
 SCHEME = "grant"
 """Of the Authorization header, in lower case."""
-GRANTED = SCHEME.encode() + b" "
-"""How a header with a grant begins, raw."""
 
 Holder = TypeVar("Holder")
 

@@ -13,6 +13,7 @@ from controlplane.api.problems import invalid
 from controlplane.api.reading import services_of
 from controlplane.api.services import Services
 from controlplane.api.times import iso
+from controlplane.domain.audit import person_actor
 from controlplane.domain.people import NAME, Invitation, Person, Role, standing_fault
 from controlplane.errors import FieldError, Problem
 from controlplane.store.people import nobody
@@ -88,17 +89,23 @@ async def _find(services: Services, name: str) -> Person:
     return person
 
 
-async def _keep_an_admin(services: Services, but: str) -> None:
-    """Raises Problem 409 where nobody else could let people in."""
-    others = [person for person in await services.people.all() if person.name != but]
-    if not any(person.role is Role.ADMIN and person.state == "active" for person in others):
-        raise Problem(
-            "last-admin",
-            "The last admin",
-            409,
-            f"{but} is the only admin who can log in.",
-            "Make somebody else admin first, and let them log in.",
-        )
+def _lets_in(person: Person) -> bool:
+    """Whether they can let people in."""
+    return person.role is Role.ADMIN and person.state == "active"
+
+
+async def _others_let_in(services: Services, name: str) -> bool:
+    return any(_lets_in(person) for person in await services.people.all() if person.name != name)
+
+
+def _last_admin(name: str) -> Problem:
+    return Problem(
+        "last-admin",
+        "The last admin",
+        409,
+        f"{name} is the only admin who can log in.",
+        "Make somebody else admin first, and let them log in.",
+    )
 
 
 @router.get("", operation_id="listPeople", summary="Who may use the console")
@@ -126,14 +133,20 @@ async def get_person(request: Request, name: str, _caller: Admin) -> dict[str, A
 
 @router.put("/{name}", operation_id="replacePerson", summary="Change role, tenant, or whether they may log in")
 async def replace_person(request: Request, name: str, body: PersonBody, _caller: Admin) -> dict[str, Any]:
-    """Counts with their next request; whoever is disabled is logged out everywhere."""
+    """Counts with their next request; whoever is disabled is logged out everywhere. The unused links that somebody made end once they are no admin any more."""
     services = services_of(request)
     _check(services, body)
     old = await _find(services, name)
-    if old.role is Role.ADMIN and old.state == "active" and not (body.enabled and body.role is Role.ADMIN):
-        await _keep_an_admin(services, name)
+    leaves = _lets_in(old) and not (body.enabled and body.role is Role.ADMIN)
+    if leaves and not await _others_let_in(services, name):
+        raise _last_admin(name)
     new = await services.people.change(name, role=body.role, tenant=body.tenant, enabled=body.enabled)
+    if leaves and not await _others_let_in(services, name):  # they left at the same moment
+        await services.people.change(name, role=old.role, tenant=old.tenant, enabled=old.enabled)
+        raise _last_admin(name)
     note(request, f"{_standing(old)} to {_standing(new)}")
+    if not new.enabled or new.role < Role.ADMIN:
+        await services.links.withdraw_by(person_actor(name))
     if not new.enabled:
         await services.links.withdraw(name)
         await services.sessions.end_all(name)
@@ -150,13 +163,17 @@ def _standing(person: Person) -> str:
 
 @router.delete("/{name}", status_code=204, operation_id="deletePerson", summary="Remove a person")
 async def delete_person(request: Request, name: str, _caller: Admin) -> None:
-    """What they did stays in the audit, under their name."""
+    """What they did stays in the audit, under their name; the unused links that they made end."""
     services = services_of(request)
-    old = await _find(services, name)
-    if old.role is Role.ADMIN and old.state == "active":
-        await _keep_an_admin(services, name)
+    leaves = _lets_in(await _find(services, name))
+    if leaves and not await _others_let_in(services, name):
+        raise _last_admin(name)
+    removed = await services.people.remove(name)
+    if leaves and not await _others_let_in(services, name):  # they left at the same moment
+        await services.people.put_back(removed)
+        raise _last_admin(name)
     await services.links.withdraw(name)
-    await services.people.remove(name)
+    await services.links.withdraw_by(person_actor(name))
     await services.sessions.end_all(name)
 
 

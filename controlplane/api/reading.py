@@ -107,7 +107,8 @@ async def cancel_message(request: Request, mid: str, caller: Writer) -> Any:
         here = services.settings.datacenter
         if message.owner[0] != here:
             raise elsewhere(mid, message.owner[0], here)
-        authorization = relay(services, request.headers.get("authorization", ""))
+        given, path = request.headers.get("authorization", ""), request.url.path
+        authorization = relay(services, given, to=message.owner[1], path=path)
         return await services.peers.forward(request, message.owner[1:], authorization)
     message, events = await load_message(services, caller, mid)
     if event is None and message.status is not Status.CANCELLED:

@@ -11,10 +11,10 @@ from controlplane.api.services import Services
 from controlplane.api.uploads import Upload
 from controlplane.domain.batch_job import BatchJob
 from controlplane.domain.sheet import DELIMITERS, SAMPLE_BYTES, Reader, Row, SheetError, detect
-from controlplane.errors import FieldError
+from controlplane.errors import FieldError, Problem
 from controlplane.store.batch_jobs import CHUNK_ROWS
 
-__all__ = ["DELIMITER_WORDS", "Options", "receive"]
+__all__ = ["DELIMITER_WORDS", "Options", "no_longer_received", "receive"]
 
 DELIMITER_WORDS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _CHUNK_CHARACTERS = 1_000_000
@@ -45,7 +45,7 @@ class Options(BaseModel):
 
 
 async def receive(services: Services, job: BatchJob, upload: Upload, options: Options) -> None:
-    """Read the table and keep its rows, a chunk at a time. Raises SheetError."""
+    """Read the table and keep its rows, a chunk at a time. Raises SheetError, and Problem 409 when the job is no longer received."""
     held = bytearray()
     reader: Reader | None = None
     chunks = _Chunks(services, job)
@@ -71,6 +71,17 @@ async def receive(services: Services, job: BatchJob, upload: Upload, options: Op
     await chunks.flush()
     if not job.rows:
         raise SheetError("has no rows" + (" but its header" if job.header else ""))
+
+
+def no_longer_received() -> Problem:
+    """409: somebody ended the job, or the sweep did."""
+    return Problem(
+        "not-in-this-state",
+        "No longer received",
+        409,
+        "The batch job was cancelled or erased before its table was whole; an upload of which nothing comes for an hour is erased.",
+        "Upload the table again.",
+    )
 
 
 class _Chunks:
@@ -103,6 +114,7 @@ class _Chunks:
 
     async def flush(self) -> None:
         if self._rows:
-            await self._services.batch_jobs.add_rows(self._job.id, self._job.chunks, self._rows)
+            if not await self._services.batch_jobs.add_rows(self._job.id, self._job.chunks, self._rows):
+                raise no_longer_received()
             self._job.chunks += 1
             self._rows, self._characters = [], 0

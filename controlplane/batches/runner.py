@@ -23,10 +23,12 @@ _log = structlog.get_logger()
 _POLL_SECONDS = 0.5
 _SWEEP_SECONDS = 60.0
 _UPLOAD_MS = 3_600_000
-"""An upload that has not ended after so long has broken off."""
+"""An upload of which nothing came for so long has broken off."""
 _DAY_MS = 86_400_000
 _AT_ONCE = 16
 _LOOKED_AT = 200
+_HALTED_SECONDS = 5.0
+"""After so long it is looked again whether a halted job may go on."""
 
 
 class BatchRunner:
@@ -43,6 +45,9 @@ class BatchRunner:
         self._keep_ms = keep_days * _DAY_MS
         self._at: dict[str, BatchJob] = {}
         """Jobs that this node works at."""
+        self._halted: dict[str, float] = {}
+        """Job for which nobody may send → when that was found, on the monotonic clock."""
+        self._turn = asyncio.Lock()
         self._swept = clock.monotonic()
 
     async def run(self) -> None:
@@ -55,12 +60,21 @@ class BatchRunner:
                     await self._sweep()
                 except StoreUnavailableError as error:
                     _log.warning("batch_jobs_not_read", reason=str(error)[:200])
+                except Exception:  # noqa: BLE001 - batch jobs stand still, the node goes on
+                    _log.exception("batch_jobs_failed")
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def _take(self, group: asyncio.TaskGroup) -> None:
         if len(self._at) >= _AT_ONCE:
             return
+        now = self._clock.monotonic()
+        self._halted = {job: since for job, since in self._halted.items() if now - since < _HALTED_SECONDS}
         for job in self._next(await self._store.free(self._lease, _LOOKED_AT)):
+            # what is only checked sends nothing, and what is to end can end
+            if job.state is JobState.RUNNING and not job.cancel and (why := await self._desk.halted(job)):
+                self._halted[job.id] = now
+                await self._store.let_go(job, why)
+                continue
             claimed = await self._store.claim(job, self._lease)
             if claimed is not None:
                 self._at[job.id] = claimed
@@ -73,6 +87,7 @@ class BatchRunner:
             if (
                 (job.tenant, job.state) not in busy
                 and job.id not in self._at
+                and (job.cancel or job.id not in self._halted)
                 and len(chosen) < _AT_ONCE - len(self._at)
             ):
                 busy.add((job.tenant, job.state))
@@ -82,7 +97,7 @@ class BatchRunner:
     async def _work(self, job: BatchJob) -> None:
         """One job; whatever goes wrong with it, the others go on. What was cut short is claimed again."""
         try:
-            await Work(job, self._store, self._desk, self._lease, self._clock, self._renew_seconds).run()
+            await Work(job, self._store, self._desk, self._lease, self._clock, self._renew_seconds, self._turn).run()
         except LostError:
             _log.info("batch_job_lost", job=job.id)
         except StoreUnavailableError as error:
@@ -105,6 +120,6 @@ class BatchRunner:
         """Erase what is due; how many jobs. Raises StoreUnavailableError."""
         now = self._clock.now_ms()
         due = await self._store.at_rest(now - self._keep_ms, now - _UPLOAD_MS)
-        for job in due:
-            await self._store.erase(job)
-        return len(due)
+        erased = [await self._store.erase(job, changed) for job, changed in due.items()]
+        await self._store.erase_strays()
+        return sum(erased)

@@ -23,16 +23,26 @@ _CHECKED_AT_ONCE = 100
 _MOST_SPARED_SECONDS = 0.02
 _PATIENCE_SECONDS = 1.0
 _ERASED = "Its rows have been erased."
+_IN_DOUBT = "accept-unconfirmed"
 
 
 class LostError(Exception):
-    """Another node has the job, or it was mapped anew; nothing more is to be done here."""
+    """Another node has the job, or it was mapped anew, or nobody may send for it; nothing more is to be done here."""
 
 
 class Work:
     """One job, as long as this node holds it."""
 
-    def __init__(self, job: BatchJob, store: BatchJobs, desk: Desk, lease: Lease, clock: Clock, every: float) -> None:
+    def __init__(
+        self,
+        job: BatchJob,
+        store: BatchJobs,
+        desk: Desk,
+        lease: Lease,
+        clock: Clock,
+        every: float,
+        turn: asyncio.Lock,
+    ) -> None:
         self._job = job
         self._store = store
         self._desk = desk
@@ -40,6 +50,8 @@ class Work:
         self._clock = clock
         self._every = every
         """Seconds between heartbeats."""
+        self._turn = turn
+        """Whoever checks rows holds it: all the checks of a node together leave half of its time."""
         self._kept = clock.monotonic()
 
     async def run(self) -> None:
@@ -57,14 +69,16 @@ class Work:
                 await self._finish(JobState.FAILED, error=_ERASED)
                 return
             for start in range(0, len(rows), _CHECKED_AT_ONCE):
-                began = self._clock.monotonic()
                 some = rows[start : start + _CHECKED_AT_ONCE]
-                for row, judged in zip(some, await self._desk.check(job, some), strict=True):
-                    report.add(row.line, judged)
-                # about half of the node's time is for others
-                await asyncio.sleep(min(self._clock.monotonic() - began, _MOST_SPARED_SECONDS))
+                async with self._turn:
+                    began = self._clock.monotonic()
+                    for row, judged in zip(some, await self._desk.check(job, some), strict=True):
+                        report.add(row.line, judged)
+                    # about half of the node's time is for others
+                    await asyncio.sleep(min(self._clock.monotonic() - began, _MOST_SPARED_SECONDS))
                 await self._keep(report.rows)
-        await self._finish(JobState.READY, report=report.document(), next=0)
+        document = await asyncio.to_thread(report.document)  # it sorts the recipients of all rows
+        await self._finish(JobState.READY, report=document, next=0)
 
     async def _send(self) -> None:
         while self._job.next < self._job.chunks and not self._job.cancel:
@@ -77,36 +91,71 @@ class Work:
                 results = await self._send_chunk(rows)
                 if not await self._store.close_chunk(self._job, self._lease, results):
                     raise LostError
-            rejected = sum(result.status == "rejected" for result in results)
-            settled = sum(bool(result.status) for result in results)
-            advanced = await self._store.advance(
-                self._job, self._lease, settled=settled, accepted=settled - rejected, rejected=rejected
-            )
-            self._held(advanced)
+            await self._advance(results)
+        if self._job.cancel:
+            await self._recall()
         await self._finish(JobState.CANCELLED if self._job.cancel else JobState.DONE)
+
+    async def _recall(self) -> None:
+        """Who had the job before may have sent rows of the next chunk and not have said so."""
+        opened = await self._store.open_chunk(self._job, self._lease)
+        if opened is None:
+            return
+        rows, results = opened
+        if results is None:
+            results = await self._desk.recall(self._job, rows)
+            if not any(result.status for result in results):
+                return
+            if not await self._store.close_chunk(self._job, self._lease, results):
+                raise LostError
+        await self._advance(results)
+
+    async def _advance(self, results: Sequence[Result]) -> None:
+        rejected = sum(result.status == "rejected" for result in results)
+        settled = sum(bool(result.status) for result in results)
+        advanced = await self._store.advance(
+            self._job, self._lease, settled=settled, accepted=settled - rejected, rejected=rejected
+        )
+        self._held(advanced)
 
     async def _send_chunk(self, rows: Sequence[Row]) -> list[Result]:
         """What became of each; rows that were not sent because the job is to end have none."""
         results = [Result()] * len(rows)
         waiting = list(range(len(rows)))
+        in_doubt: set[int] = set()
+        """They may be accepted: asked again until that is known, whatever else is to end."""
         while waiting and going_on():
-            if self._job.cancel:
+            if self._job.cancel and not (waiting := sorted(in_doubt)):
                 return results
             some = waiting[: self._desk.slice(self._job)]
-            seconds, why = self._desk.room(self._job, len(some)) if self._lease.valid else (_PATIENCE_SECONDS, "lease")
+            seconds, why = await self._room(len(some))
             if not seconds:
                 undecided = []
                 for index, judged in zip(some, await self._desk.send(self._job, [rows[i] for i in some]), strict=True):
                     if judged.again:
                         undecided.append(index)
                         seconds, why = max(seconds, judged.again), judged.result.error
+                        if judged.result.error == _IN_DOUBT:
+                            in_doubt.add(index)
                     else:
                         results[index] = judged.result
+                        in_doubt.discard(index)
                 waiting[: len(some)] = undecided
             await self._pause(len(rows) - len(waiting), seconds, why)
         if waiting:
             raise asyncio.CancelledError
         return results
+
+    async def _room(self, count: int) -> tuple[float, str]:
+        """As `Desk.room`; a job for which nobody may send is let go."""
+        if not self._lease.valid:
+            return _PATIENCE_SECONDS, "lease"
+        seconds, why = await self._desk.room(self._job, count)
+        if seconds and (halted := await self._desk.halted(self._job)):
+            await self._store.let_go(self._job, halted)
+            _log.info("batch_job_halted", job=self._job.id, reason=halted)
+            raise LostError
+        return seconds, why
 
     async def _pause(self, within: int, seconds: float, why: str) -> None:
         """So long, with heartbeats; at least one turn of the loop."""

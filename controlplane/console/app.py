@@ -91,7 +91,7 @@ def _errors(app: FastAPI) -> None:
     async def on_store(request: Request, error: Exception) -> Response:
         found = {
             "title": "The store does not answer",
-            "detail": str(error)[:300],
+            "detail": str(error)[:300] if identity.seen(request) else "",
             "next_step": "Try again in a few seconds.",
         }
         return refused(request, ApiError(503, found))

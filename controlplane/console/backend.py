@@ -88,7 +88,9 @@ class _Collected:
 class Passed(Response):
     """The API's answer to a GET, given on while it comes: a download. Refusals become a page."""
 
-    def __init__(self, call: Callable[[Send], Awaitable[None]], refused: Callable[[ApiError], Response]) -> None:
+    def __init__(
+        self, call: Callable[[Receive, Send], Awaitable[None]], refused: Callable[[ApiError], Response]
+    ) -> None:
         super().__init__()
         self._call = call
         self._refused = refused
@@ -103,7 +105,7 @@ class Passed(Response):
                 refusal = _Collected()
             await (send(message) if refusal is None else refusal.send(message))
 
-        await self._call(passing)
+        await self._call(receive, passing)
         if refusal is not None:
             try:
                 refusal.value()
@@ -180,7 +182,11 @@ class Backend:
         tenant: str = "",
     ) -> Passed:
         """A GET whose answer goes on to the browser piece by piece."""
-        return Passed(lambda send: self._send(send, visit, "GET", path, params, None, tenant, {}), refused)
+
+        async def call(receive: Receive, send: Send) -> None:
+            await self._send(send, visit, "GET", path, params, None, tenant, {}, receive)
+
+        return Passed(call, refused)
 
     async def _send(
         self,
@@ -192,13 +198,15 @@ class Backend:
         body: Any,
         tenant: str,
         headers: Mapping[str, str],
+        receive: Receive | None = None,
     ) -> None:
+        """`receive`: the browser's, where the answer goes on to it: when it is gone, so is the question."""
         payload = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         given = {"content-type": _JSON, **headers} if body is not None else headers
         with self._grant(visit, tenant) as authorization:
             headers = {**given, "authorization": authorization, "content-length": str(len(payload))}
             scope = _scope(method, path, params, headers, visit.address)
-            await self._app(scope, _body(payload), send)
+            await self._app(scope, _body(payload, receive), send)
 
 
 def _scope(method: str, path: str, params: Mapping[str, Any] | None, headers: Mapping[str, str], address: str) -> Scope:
@@ -220,11 +228,13 @@ def _scope(method: str, path: str, params: Mapping[str, Any] | None, headers: Ma
     }
 
 
-def _body(payload: bytes) -> Callable[[], Any]:
+def _body(payload: bytes, then: Receive | None) -> Receive:
     sent = False
 
     async def receive() -> Message:
         nonlocal sent
+        if sent and then is not None:
+            return await then()
         if sent:
             await asyncio.Event().wait()  # whoever asked is still there
         sent = True

@@ -112,7 +112,8 @@ async def session_of(request: Request) -> tuple[Session, Person] | None:
     state = request.state
     if not hasattr(state, "session"):
         cookie = cookie_of(request)
-        used = "text/event-stream" not in request.headers.get("accept", "")  # a tab that is only open is idle
+        headers = request.headers  # a tab that is only open is idle
+        used = "text/event-stream" not in headers.get("accept", "") and "x-idle" not in headers
         found = await services_of(request).sessions.visit(cookie, used=used) if cookie else None
         state.session, state.person = found or (None, None)
         if found is not None and found[0].stage is Stage.OPEN:

@@ -69,7 +69,7 @@ async def follow(request: Request, visit: Viewer, mid: str, seen: Annotated[int,
     live: Live = request.app.state.live
     backend = backend_of(request)
     key = ("message", visit.tenant, visit.role, mid, seen)
-    return live.stream(key, lambda: _news(backend, visit, mid, seen), _LIVE_SECONDS)
+    return live.stream(request, key, lambda: _news(backend, visit, mid, seen), _LIVE_SECONDS)
 
 
 async def _news(backend: Backend, visit: Visit, mid: str, seen: int) -> str:

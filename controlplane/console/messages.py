@@ -100,7 +100,7 @@ async def follow(request: Request, visit: Viewer, q: Annotated[str, Query(max_le
     live: Live = request.app.state.live
     backend = backend_of(request)
     key = ("messages", visit.tenant, visit.role, q)
-    return live.stream(key, lambda: _newest(backend, visit, q), _LIVE_SECONDS)
+    return live.stream(request, key, lambda: _newest(backend, visit, q), _LIVE_SECONDS)
 
 
 async def _newest(backend: Backend, visit: Visit, q: str) -> str:

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from markupsafe import Markup
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from controlplane.console.backend import ApiError, Backend
 from controlplane.console.figures import SPANS, axis, funnel, seconds, traffic_chart
 from controlplane.console.frame import Frame, backend_of, count, render, share
 from controlplane.console.identity import Visit, allows
+from controlplane.console.live import Live
 from controlplane.console.svg import sparkline
 from controlplane.domain.people import Role
 
@@ -97,7 +98,7 @@ def _worst(series: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 @router.get("/overview/feed")
-async def feed(request: Request, visit: Viewer) -> StreamingResponse:
+async def feed(request: Request, visit: Viewer) -> Response:
     """What happened in the last minutes, as one sentence; all tabs of one tenant's people share the question."""
     frame: Frame = request.app.state.frame
     backend = backend_of(request)
@@ -108,8 +109,8 @@ async def feed(request: Request, visit: Viewer) -> StreamingResponse:
         query = {"since": since.isoformat(), "until": until.isoformat(), "by": "datacenter"}
         return str(feed_html((await backend.get(visit, "/v1/statistics", query))["total"]))
 
-    stream: StreamingResponse = request.app.state.live.stream(("overview", visit.tenant), ask, _FEED_SECONDS)
-    return stream
+    live: Live = request.app.state.live
+    return live.stream(request, ("overview", visit.tenant), ask, _FEED_SECONDS)
 
 
 def feed_html(total: Mapping[str, Any]) -> Markup:

@@ -10,6 +10,7 @@ from fastapi import Request
 from controlplane.console.backend import ApiError
 from controlplane.console.frame import backend_of
 from controlplane.console.identity import Visit
+from controlplane.errors import Problem
 
 __all__ = ["Tenancy", "tenancy_of"]
 
@@ -39,6 +40,14 @@ async def tenancy_of(request: Request, visit: Visit) -> Tenancy:
     except ApiError as error:
         if error.status != 403:
             raise
+        if not wanted and request.method != "GET":
+            raise Problem(
+                "invalid-request",
+                "For which tenant?",
+                422,
+                "Nothing was done: the address names no tenant.",
+                "Open the page with ?tenant= and the tenant's id.",
+            ) from None
         return Tenancy(wanted, [])
     choices = [(tenant["id"], tenant["name"]) for tenant in found["data"]]
     chosen = wanted or (choices[0][0] if choices else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
@@ -105,10 +105,14 @@ class BatchJob:
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Self:
-        """As read."""
-        values = {name: value for name, value in document.items() if name != "_id"}
+        """As read. What a newer version added is left out; but of a mapping, whose rows would become others without it (TypeError)."""
+        values = _known(cls, document)
         values["state"] = JobState(values["state"])
-        values["dialect"] = Dialect(**values["dialect"])
+        values["dialect"] = Dialect(**_known(Dialect, values["dialect"]))
         if values["mapping"] is not None:
             values["mapping"] = Mapping(**values["mapping"])
         return cls(id=document["_id"], **values)
+
+
+def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    return {each.name: values[each.name] for each in fields(kind) if each.name in values}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,17 +15,21 @@ Row = tuple[bytes, bytes | None, bytes | None]
 """(leaf, salt, payload): an event as ledgers hand it to each other. Salt and payload are None once erased."""
 
 
+_Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What MongoDB can store."""
+
+
 class _Leaf(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
-    at: int
+    at: _Whole
     commit: str
     dc: str
-    e: int
-    k: int
+    e: _Whole
+    k: _Whole
     kind: str
     mid: str
     n: str
-    q: int
-    v: int
+    q: _Whole
+    v: _Whole
     prev: str | None = None
     reason: str | None = None
     ref: str | None = None

@@ -37,10 +37,8 @@ class Exchange:
             try:
                 await self.fetch()
                 self.problem = ""
-            except (PeerError, StoreUnavailableError) as error:
-                if self.problem != str(error)[:300]:
-                    _log.warning("routing_states_not_fetched", peer=self._client.name, reason=str(error)[:300])
-                self.problem = str(error)[:300]
+            except Exception as error:  # noqa: BLE001 - whatever a peer says, the ledger goes on
+                self.problem = _told("routing_states_not_fetched", self._client, error, self.problem)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def fetch(self) -> int:
@@ -68,10 +66,8 @@ class StatisticsExchange:
             try:
                 await self.fetch()
                 self.problem = ""
-            except (PeerError, StoreUnavailableError, ValueError) as error:
-                if self.problem != str(error)[:300]:
-                    _log.warning("statistics_not_fetched", peer=self._client.name, reason=str(error)[:300])
-                self.problem = str(error)[:300]
+            except Exception as error:  # noqa: BLE001 - whatever a peer says, the ledger goes on
+                self.problem = _told("statistics_not_fetched", self._client, error, self.problem)
             await asyncio.sleep(_STATISTICS_SECONDS)
 
     async def fetch(self) -> int:
@@ -86,3 +82,12 @@ class StatisticsExchange:
                 break
             changed = max(changed + 1, documents[-1]["changed"])
         return total
+
+
+def _told(event: str, client: LedgerClient, error: Exception, before: str) -> str:
+    """What is wrong, logged unless it was so before; with its traceback where nobody expects it."""
+    problem = str(error)[:300] or repr(error)
+    if problem != before:
+        unexpected = not isinstance(error, PeerError | StoreUnavailableError | ValueError)
+        _log.warning(event, peer=client.name, reason=problem, exc_info=unexpected)
+    return problem

@@ -16,6 +16,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import structlog
 
 from controlplane.clock import Clock
@@ -26,7 +27,7 @@ from controlplane.ledger.entries import place_of
 from controlplane.ledger.tiles import WIDTH, decode_bundle
 from controlplane.store.copies import Copies, local_mid
 from controlplane.store.events import EventReader
-from controlplane.store.ledger import LedgerStore, Log
+from controlplane.store.ledger import LEDGER_NODE, LedgerStore, Log, StaleWriterError
 from controlplane.store.search import DamagedIndexError, SearchStore, Segment
 from controlplane.store.search_pack import COLUMNS, MAX_ROWS, Chunk, Codes, Packed, Row, joined, pack
 from controlplane.store.search_tokens import Tokens
@@ -36,6 +37,8 @@ __all__ = ["Indexer"]
 
 _log = structlog.get_logger()
 _PAUSE_SECONDS = 2.0
+_DAMAGED_SECONDS = 30.0
+"""Before it is built anew: a fault that comes back each time costs little."""
 _GENTLE, _URGENT = 4.0, 1.0
 """How long it rests, in terms of the time that it worked, while there is more to do: messages that are on their way come first …"""
 _LATE_MS = 600_000
@@ -59,6 +62,10 @@ _PURGE_MS = 3_600_000
 _PURGE_SHARE = 4
 """Or when one in so many messages of a segment is erased."""
 _OF_LEDGER = frozenset({Kind.VOID, Kind.OPENED, Kind.REPAIRED, Kind.RECOVERED, Kind.FORK})
+_FIRST = (Kind.ACCEPTED, Kind.RECEIVED)
+"""What a message begins with; repair may have put a gap in its place."""
+_BY_LEDGER = f"{LEDGER_NODE}."
+"""So the names of its own records begin: no messages."""
 
 Spot = tuple[str, int]
 """(segment's id, ordinal)."""
@@ -73,7 +80,7 @@ class _Batch:
     mids: dict[str, bool] = field(default_factory=dict)
     """Messages that its entries are about, by their names here; whether their first event is among these."""
     own: set[str] = field(default_factory=set)
-    """Those that were accepted here, and whose first event is among these."""
+    """Those that were accepted here, whose first event is among these, and before which nothing of an earlier log is left."""
     entries: int = 0
     behind: bool = False
 
@@ -116,10 +123,15 @@ class Indexer:
         self._chunks: OrderedDict[Spot, Chunk] = OrderedDict()
         self._places: OrderedDict[str, Spot] = OrderedDict()
         """Where the messages are that were written last."""
-        self._drop_at = 0.0
+        self._drops: dict[str, float] = {}
+        """Segment that replaces others → when those go, on the monotonic clock: nobody reads them any more."""
         self._caught_up = False
         """Until then what seems new may be in the index: another ledger may have died between writing it and saying so."""
         self._positions: dict[str, int] = {}
+        self._more = False
+        """Whether the last turn left something that can be read."""
+        self._unread: dict[str, str] = {}
+        """Logs that cannot be read on, and why."""
         self.until = 0
         """Messages accepted in this datacenter before this are all in the index."""
         self.behind = 0
@@ -140,13 +152,15 @@ class Indexer:
         self._chunks.clear()
         self._places.clear()
         self._caught_up = False
+        due = self._clock.monotonic() + _DROP_SECONDS
+        self._drops = {segment.id: due for segment in self._segments.values() if segment.replaces}
         self._count()
 
     async def run(self) -> None:
-        """Until cancelled. Raises StaleWriterError."""
+        """Until cancelled. Raises StaleWriterError, and nothing else: no fault of the index ends the ledger."""
         opened = damaged = False
         while going_on():
-            began = self._clock.monotonic()
+            began, self._more = self._clock.monotonic(), False
             try:
                 if damaged:
                     await self._store.clear(self._term)
@@ -155,15 +169,23 @@ class Indexer:
                     await self.open()
                     opened = True
                 await self.turn()
-            except DamagedIndexError as error:
-                _log.error("index_damaged", reason=str(error), next_step="It is built anew from the logs.")
-                opened, damaged = False, True
-            except (StoreUnavailableError, ValueError) as error:
+            except StaleWriterError:
+                raise
+            except StoreUnavailableError as error:
                 _log.warning("not_indexing", reason=str(error)[:300])
                 opened = False
-            worked = self._clock.monotonic() - began
-            late = self._clock.now_ms() - self.until > _LATE_MS
-            await self._rest(worked * (_URGENT if late else _GENTLE) if self.behind else _PAUSE_SECONDS)
+            except Exception as error:  # noqa: BLE001 - logged whole; whatever it is, the ledger goes on
+                whole = not isinstance(error, DamagedIndexError)
+                next_step = "It is built anew from the logs."
+                _log.error("index_damaged", reason=repr(error)[:300], next_step=next_step, exc_info=whole)
+                opened, damaged = False, True
+            await self._rest(_DAMAGED_SECONDS if damaged else self._pause(began))
+
+    def _pause(self, began: float) -> float:
+        if not self._more:
+            return _PAUSE_SECONDS
+        late = self._clock.now_ms() - self.until > _LATE_MS
+        return (self._clock.monotonic() - began) * (_URGENT if late else _GENTLE)
 
     async def turn(self) -> int:
         """Take in what is new, as much as fits into one turn; how many entries. Raises StaleWriterError, StoreUnavailableError."""
@@ -172,6 +194,7 @@ class Indexer:
         batch = await self._gather(logs)
         newest = await self._take(batch, sorted({log.dc for log in logs if not log.own})) if batch.mids else 0
         self._positions = batch.logs
+        self._more = any(batch.logs[log.origin] < log.size for log in logs if log.origin not in self._unread)
         self.behind = sum(max(0, log.size - batch.logs[log.origin]) for log in logs)
         self._caught_up = self._caught_up or not self.behind
         until = self._until(now, newest, behind=waiting or batch.behind)
@@ -200,26 +223,42 @@ class Indexer:
             end = min(log.size, start + share)
             if start == end:
                 continue
-            numbers = range(start // WIDTH, (end + WIDTH - 1) // WIDTH)
-            bundles = await self._ledger.bundles(log.origin, list(numbers))
-            leaves: list[bytes] = []
-            for number in numbers:
-                if number not in bundles:
-                    raise ValueError(f"{log.origin}: bundle {number} is missing; repair brings it back")
-                leaves += decode_bundle(bundles[number])
-            found: dict[str, bool] = {}
-            skipped = start - numbers.start * WIDTH
-            for leaf in leaves[skipped : skipped + end - start]:
-                place = place_of(leaf)
-                if place.kind not in _OF_LEDGER:
-                    found[place.mid] = found.get(place.mid, False) or place.k == 0
+            try:
+                found = await self._about(log, start, end)
+            except ValueError as error:  # the other logs go on
+                if self._unread.get(log.origin) != str(error):
+                    reason, next_step = str(error)[:300], "Repair brings back what is missing."
+                    _log.error("log_not_indexed", origin=log.origin, reason=reason, next_step=next_step)
+                self._unread[log.origin] = str(error)
+                batch.behind |= log.own
+                continue
+            self._unread.pop(log.origin, None)
             batch.mids |= await self._names(log, found)
-            if log.own:
+            if log.own and not batch.behind:  # no earlier log has anything left
                 batch.own |= {mid for mid, first in found.items() if first}
             batch.logs[log.origin] = end
             batch.entries += end - start
             batch.behind |= end < log.size and log.own
         return batch
+
+    async def _about(self, log: Log, start: int, end: int) -> dict[str, bool]:
+        """Messages that the entries `start` … `end - 1` are about; whether their first event is among these. ValueError for entries that are missing or damaged."""
+        numbers = range(start // WIDTH, (end + WIDTH - 1) // WIDTH)
+        bundles = await self._ledger.bundles(log.origin, list(numbers))
+        leaves: list[bytes] = []
+        for number in numbers:
+            if number not in bundles:
+                raise ValueError(f"bundle {number} is missing")
+            leaves += decode_bundle(bundles[number])
+        found: dict[str, bool] = {}
+        skipped = start - numbers.start * WIDTH
+        if len(leaves) < skipped + end - start:
+            raise ValueError(f"bundles {numbers.start} to {numbers.stop - 1} lack entries")
+        for leaf in leaves[skipped : skipped + end - start]:
+            place = place_of(leaf)
+            if place.kind not in _OF_LEDGER and not place.mid.startswith(_BY_LEDGER):
+                found[place.mid] = found.get(place.mid, False) or place.k == 0
+        return found
 
     async def _names(self, log: Log, found: dict[str, bool]) -> dict[str, bool]:
         """The names here of these messages of a log. Another datacenter's story may have a second one, and begin with another's events."""
@@ -256,12 +295,18 @@ class Indexer:
     def _rows(self, stories: Mapping[str, Sequence[Event]]) -> Iterable[tuple[str, Row, bool]]:
         """(mid, row, whether its content is erased) of each that can be read and began with its first event."""
         for mid, events in stories.items():
+            if not events or events[0].kind not in _FIRST or "\n" in mid:
+                continue
             try:
                 message = fold(events)
+                row = self._row(message, events[0]) if message is not None else None
             except ValueError:
                 continue  # a gap in its story: lists do not show it
-            if message is not None:
-                yield mid, self._row(message, events[0]), message.erased or events[0].data is None
+            except Exception:  # noqa: BLE001 - one message that makes no sense does not keep the others out
+                _log.exception("message_not_indexed", id=mid)
+                continue
+            if message is not None and row is not None:
+                yield mid, row, message.erased or events[0].data is None
 
     def _row(self, message: Message, first: Event) -> Row:
         values = {
@@ -273,7 +318,7 @@ class Indexer:
             "direction": "in" if first.kind is Kind.RECEIVED else "out",
         }
         tokens = self._tokens.of_message(message)
-        return Row(message.accepted_at, message.mid, tokens, tuple(values[name] for name in COLUMNS))
+        return Row(message.accepted_at, message.mid, tokens, tuple(str(values[name]) for name in COLUMNS))
 
     async def _write(self, packed: Packed, replaces: Collection[Segment] = ()) -> None:
         segment = await self._store.write(self._term, packed, replaces)
@@ -287,7 +332,7 @@ class Indexer:
         while len(self._places) > _KEPT_PLACES:
             self._places.popitem(last=False)
         if replaces:
-            self._drop_at = self._clock.monotonic() + _DROP_SECONDS
+            self._drops[segment.id] = self._clock.monotonic() + _DROP_SECONDS
 
     # -- what has changed ----------------------------------------------------------------------------------------------
 
@@ -375,9 +420,10 @@ class Indexer:
             waited = segment.erased and now - segment.erased_since >= _PURGE_MS
             if waited or len(segment.erased) * _PURGE_SHARE > segment.size:
                 await self._rewrite([segment])
-        if self._drop_at and self._clock.monotonic() >= self._drop_at:
-            await self._store.drop_replaced()
-            self._drop_at = 0.0
+        over = [identity for identity, at in self._drops.items() if at <= self._clock.monotonic()]
+        if over:
+            await self._store.drop_replaced(over)
+            self._drops = {identity: at for identity, at in self._drops.items() if identity not in over}
 
     def _due(self) -> list[Segment]:
         """Segments of about one size that are to be joined, as many as fit into one."""
@@ -413,19 +459,18 @@ def _bare(part: Packed, ordinal: int) -> Row:
 
 
 def _recode(segment: Segment, column: int, codes: Codes, values: Mapping[int, str]) -> bool:
-    """Write values (by ordinal) into a column; whether any is new there."""
+    """Write values (by ordinal) into a column; whether any is new there. Raises DamagedIndexError."""
+    if not segment.explains(column, codes):
+        raise DamagedIndexError(f"a column of {segment.id} has values that its dictionary does not")
     names = segment.dictionaries[column]
     changed = False
     for ordinal, value in values.items():
         if value not in names:
             names.append(value)
-            if column == 0:
-                segment.counts.append(0)
-        old, new = int(codes[ordinal]), names.index(value)
-        if old != new:
+        new = names.index(value)
+        if codes[ordinal] != new:
             changed = True
             codes[ordinal] = new
-            if column == 0:
-                segment.counts[old] -= 1
-                segment.counts[new] += 1
+    if changed and column == 0:
+        segment.counts = np.bincount(codes, minlength=len(names)).tolist()
     return changed

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -52,6 +53,7 @@ from controlplane.tasks import going_on
 __all__ = ["Mirror", "MirrorState", "root_at", "store_chunk"]
 
 _log = structlog.get_logger()
+_FORESEEN = (PeerError, RefusedReplyError, DamagedCopyError, StoreUnavailableError, StaleWriterError)
 _WAIT_MS = 10_000
 _LIMIT = 4_096
 _NOTHING = Held(0, EMPTY, (), "")
@@ -122,8 +124,10 @@ class Mirror:
         while going_on():
             try:
                 await self.step(_WAIT_MS)
-            except (PeerError, RefusedReplyError, DamagedCopyError, StoreUnavailableError, StaleWriterError) as error:
+            except Exception as error:  # noqa: BLE001 - nor does what nobody thought of
                 self._forget()
+                if not isinstance(error, _FORESEEN):
+                    _log.error("mirror_failed", peer=self._dc, trace=traceback.format_exc()[-2000:])
                 if self.state.problem != str(error)[:300]:
                     _log.warning("mirror_stopped", peer=self._dc, origin=self.state.origin, reason=str(error)[:300])
                 self.state.problem = str(error)[:300]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 
 import structlog
 
@@ -41,7 +42,9 @@ class PreferenceExchange:
             try:
                 more = await self.step()
                 self.problem = ""
-            except (PeerError, StoreUnavailableError) as error:
+            except Exception as error:  # noqa: BLE001 - nothing that a peer tells ends the ledger
+                if not isinstance(error, (PeerError, StoreUnavailableError)):
+                    _log.error("preferences_failed", peer=self._client.name, trace=traceback.format_exc()[-2000:])
                 if self.problem != str(error)[:300]:
                     _log.error("preferences_not_fetched", peer=self._client.name, reason=str(error)[:300])
                 self.problem = str(error)[:300]

@@ -96,6 +96,7 @@ class Calibration:
     def merge(self, peer: str, state: bytes, now_ms: int) -> bool:
         """Take a peer's `dump`; False where a newer one is known. Raises ValueError for what is no dump."""
         at, own = self._load(state)
+        at = min(at, now_ms)  # whatever the peer's clock says
         known = self._peers.get(peer)
         if known is not None and known[0] >= at:
             return False
@@ -134,7 +135,10 @@ class Calibration:
         version, at = _HEADER.unpack_from(state)
         if version != _VERSION:
             raise ValueError(f"a calibration of version {version}, and only {_VERSION} is known")
-        return at, np.frombuffer(state, "<f4", offset=_HEADER.size).astype(np.float64).reshape(self._own.shape)
+        own = np.frombuffer(state, "<f4", offset=_HEADER.size).astype(np.float64).reshape(self._own.shape)
+        if not np.isfinite(own).all():
+            raise ValueError("a calibration with numbers that are none")
+        return at, own
 
 
 def _hats(logits: Floats) -> Floats:

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
+import structlog
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 
 from controlplane.clock import Clock
@@ -30,6 +31,7 @@ from controlplane.store.schema import TERMS
 
 __all__ = ["CHUNK_ROWS", "BatchJobs"]
 
+_log = structlog.get_logger()
 JOBS = "batch_jobs"
 ROWS = "batch_rows"
 CHUNK_ROWS = 500
@@ -62,27 +64,51 @@ class BatchJobs:
 
     # -- receiving and reading -----------------------------------------------------------------------------------------
 
-    async def create(self, job: BatchJob, most: int) -> bool:
-        """False: the tenant has `most` jobs that are not at their end."""
-        with border():
-            open_jobs = await self._jobs.count_documents({"tenant": job.tenant, "state": {"$in": _OPEN}}, limit=most)
-            if open_jobs >= most:
-                return False
-            await self._jobs.insert_one(job.document())
-        return True
+    async def create(self, job: BatchJob, *, open_jobs: int, octets: int) -> Literal["", "jobs", "octets"]:
+        """What the tenant would have more of than it may: jobs that are not at their end, or octets in all jobs that are stored. "" when the job is there.
 
-    async def add_rows(self, job: str, n: int, rows: Sequence[Row]) -> None:
-        """One chunk of what is being received."""
+        `job.octets` says how many are to come. The job is put there first and then counted with the others: of many that come at once none is overlooked.
+        """
+        counted = {
+            "_id": None,
+            "open": {"$sum": {"$cond": [{"$in": ["$state", _OPEN]}, 1, 0]}},
+            "octets": {"$sum": "$octets"},
+        }
+        with border():
+            await self._jobs.insert_one(job.document())
+            found = await self._jobs.aggregate([{"$match": {"tenant": job.tenant}}, {"$group": counted}])
+            [sums] = await found.to_list()
+            if sums["open"] <= open_jobs and sums["octets"] <= octets:
+                return ""
+            await self._jobs.delete_one({"_id": job.id})
+        return "jobs" if sums["open"] > open_jobs else "octets"
+
+    async def add_rows(self, job: str, n: int, rows: Sequence[Row]) -> bool:
+        """One chunk of what is being received. False: the job is no longer received, and nothing is kept."""
         document = {"_id": f"{job}:{n}", "job": job, "n": n, "rows": [list(row) for row in rows], "results": None}
         with border():
-            await self._rows.insert_one(document)
+            receiving = await self._jobs.update_one(
+                {"_id": job, "state": JobState.RECEIVING.value}, {"$set": {"changed": self._clock.now_ms()}}
+            )
+            if receiving.matched_count:
+                await self._rows.insert_one(document)
+        return bool(receiving.matched_count)
 
     async def received(self, job: BatchJob) -> bool:
-        """Everything is there. False: the job is not, since that took too long."""
-        document = job.document()
+        """Everything is there. False: the job is no longer received; it was cancelled, or erased."""
+        document = job.document() | {"changed": self._clock.now_ms()}
         with border():
-            outcome = await self._jobs.replace_one({"_id": document.pop("_id")}, document)
+            outcome = await self._jobs.replace_one(
+                {"_id": document.pop("_id"), "state": JobState.RECEIVING.value}, document
+            )
         return bool(outcome.matched_count)
+
+    async def abandon(self, job: str) -> None:
+        """Forget a table that does not come whole. A job that was cancelled meanwhile stays to be seen, without rows."""
+        with border():
+            await self._rows.delete_many({"job": job})
+            await self._jobs.delete_one({"_id": job, "state": JobState.RECEIVING.value})
+            await self._jobs.update_one({"_id": job, "state": JobState.CANCELLED.value}, {"$set": {"octets": 0}})
 
     async def find(self, tenant: str, job: str) -> BatchJob | None:
         """One of the tenant's."""
@@ -159,14 +185,32 @@ class BatchJobs:
             )
         return BatchJob.of(document) if document else None
 
-    async def erase(self, job: str) -> None:
-        """Forget the job and its rows: the rows first, so that what is cut short is found again."""
-        with border():
-            await self._rows.delete_many({"job": job})
-            await self._jobs.delete_one({"_id": job})
+    async def erase(self, job: str, changed: int | None = None) -> bool:
+        """Forget the job and its rows. False: its rows are being sent, or it has changed since `changed`, or it is gone.
 
-    async def at_rest(self, before: int, receiving_before: int) -> list[str]:
-        """Up to 100 jobs that nobody works at, unchanged since `before`; and uploads that broke off."""
+        It is ended first, so that nobody begins to work at it, and due at once, so that what is cut short is found again.
+        """
+        condition: Document = {"_id": job, "state": {"$ne": JobState.RUNNING.value}}
+        if changed is not None:
+            condition["changed"] = changed
+        ended = {"state": JobState.CANCELLED.value, "by": "", "changed": 0}
+        with border():
+            outcome = await self._jobs.update_one(condition, {"$set": ended, "$inc": {"beat": 1}})
+            if outcome.matched_count:
+                await self._rows.delete_many({"job": job})
+                await self._jobs.delete_one({"_id": job})
+        return bool(outcome.matched_count)
+
+    async def erase_strays(self) -> None:
+        """Forget rows without a job: what was still being written when it was erased."""
+        with border():
+            jobs = await self._rows.distinct("job")
+            there = {document["_id"] async for document in self._jobs.find({"_id": {"$in": jobs}}, {"_id": 1})}
+            if strays := [job for job in jobs if job not in there]:
+                await self._rows.delete_many({"job": {"$in": strays}})
+
+    async def at_rest(self, before: int, receiving_before: int) -> dict[str, int]:
+        """Up to 100 jobs that nobody works at, unchanged since `before`, with when they changed; and uploads that broke off."""
         resting = [state.value for state in JobState if state.value not in (*_ACTIVE, JobState.RECEIVING.value)]
         query = {
             "$or": [
@@ -175,7 +219,8 @@ class BatchJobs:
             ]
         }
         with border():
-            return [document["_id"] async for document in self._jobs.find(query, {"_id": 1}).limit(100)]
+            found = self._jobs.find(query, {"changed": 1}).limit(100)
+            return {document["_id"]: document["changed"] async for document in found}
 
     # -- working -------------------------------------------------------------------------------------------------------
 
@@ -199,12 +244,21 @@ class BatchJobs:
             since = before[2] if before is not None and before[:2] == (by, beat) else now
             self._seen[job] = (by, beat, since)
             if by in ("", lease.id) or by not in live or now - since >= lease.seconds + lease.margin:
-                found.append(BatchJob.of(document))
+                try:
+                    found.append(BatchJob.of(document))
+                except (TypeError, ValueError) as error:  # a newer version wrote it, and may send it
+                    if job not in seen:
+                        _log.error("batch_job_not_read", job=job, reason=str(error)[:200])
         return found
 
     async def claim(self, job: BatchJob, lease: Lease) -> BatchJob | None:
         """Work at it, if nobody else has just begun to."""
-        return await self._hold({"_id": job.id, "by": job.by, "beat": job.beat}, {"by": lease.id})
+        return await self._hold({"_id": job.id, "by": job.by, "beat": job.beat}, {"by": lease.id, "waiting": ""})
+
+    async def let_go(self, job: BatchJob, why: str) -> None:
+        """Nobody can work at it for now; it goes behind the others. Nothing where it is not as it was."""
+        changes = {"by": "", "waiting": why, "changed": self._clock.now_ms()}
+        await self._hold({"_id": job.id, "by": job.by, "beat": job.beat}, changes)
 
     async def keep(self, job: BatchJob, lease: Lease, *, within: int, waiting: str) -> BatchJob | None:
         """One heartbeat; None when the job is no longer ours."""

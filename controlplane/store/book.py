@@ -232,7 +232,7 @@ class Book:
     async def _replay(self, mid: str, waiting: _Acceptance) -> None:
         try:
             events = await self._reader.load(mid)
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, ValueError) as error:  # ValueError: what this version cannot read
             waiting.settle(error)
         else:
             waiting.settle(events[0] if events else _unconfirmed(withdrawn=True))
@@ -431,8 +431,8 @@ class Book:
 
     async def _catch_up(self, lane: _Lane) -> None:
         """Read what the lane's message has become elsewhere, then go on. A fact is never given up because MongoDB is away."""
-        events = await self._read(lane.mid)
         try:
+            events = await self._read(lane.mid)
             if lane.message is None:
                 lane.message = fold(events)
             else:

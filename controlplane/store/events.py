@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
+import structlog
 from pymongo import ASCENDING, DESCENDING
 
 from controlplane.domain.events import Event, Kind
@@ -16,6 +17,8 @@ from controlplane.store.schema import EVENTS
 
 __all__ = ["EventReader", "Head", "Page", "from_document", "of_message", "to_document"]
 
+_log = structlog.get_logger()
+_KINDS = frozenset(Kind)
 _CHUNK = 200
 
 
@@ -120,15 +123,19 @@ class EventReader:
         return events
 
     async def load_many(self, mids: Iterable[str]) -> dict[str, list[Event]]:
-        """The events of several messages; those without any are absent."""
+        """The events of several messages; those without any are absent, and those with an event that a newer version wrote."""
         wanted = list(mids)
         found: dict[str, list[Event]] = {}
         for start in range(0, len(wanted), _CHUNK):
             ranges = [of_message(mid) for mid in wanted[start : start + _CHUNK]]
             with border():
                 documents = await self._events.find({"$or": ranges}).to_list()
-            events = sorted(map(from_document, documents), key=lambda event: (event.mid, event.k))
-            found.update((mid, list(group)) for mid, group in groupby(events, key=lambda event: event.mid))
+            documents.sort(key=lambda document: (document["mid"], document["k"]))
+            for mid, group in groupby(documents, key=lambda document: str(document["mid"])):
+                try:
+                    found[mid] = [from_document(document) for document in group]
+                except ValueError as error:
+                    _log.error("message_not_read", mid=mid, reason=str(error))
         return found
 
     async def by_carrier_ids(self, keys: Sequence[str]) -> list[Event]:
@@ -142,11 +149,14 @@ class EventReader:
         return [from_document(document) for document in documents]
 
     async def of_term(self, node: str, epoch: int, after: int) -> AsyncIterator[Event]:
-        """What one term of one node of this datacenter wrote with q > `after`, in order of q."""
+        """What one term of one node of this datacenter wrote with q > `after`, in order of q; without what only a newer version knows."""
         query = {"n": node, "e": epoch, "q": {"$gt": after}, "dc": self._datacenter}
         with border():
             async for document in self._events.find(query).sort([("n", 1), ("e", 1), ("q", 1)]):
-                yield from_document(document)
+                if document["kind"] in _KINDS:
+                    yield from_document(document)
+                else:
+                    _log.error("event_not_read", id=document["_id"], kind=document["kind"])
 
     async def last_sequence(self, node: str, epoch: int) -> int:
         """The largest q that this term committed, 0 for none."""

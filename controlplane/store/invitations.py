@@ -76,6 +76,11 @@ class Invitations:
         with border():
             await self._invitations.update_many({"name": name, "used": False}, {"$set": {"used": True}})
 
+    async def withdraw_by(self, by: str) -> None:
+        """End the links that this actor made (`domain.audit.person_actor`)."""
+        with border():
+            await self._invitations.update_many({"by": by, "used": False}, {"$set": {"used": True}})
+
     def _unused(self, token: str) -> Document:
         return {"_id": digest(token), "used": False, "until": {"$gt": self._clock.now_ms()}}
 

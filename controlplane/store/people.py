@@ -92,12 +92,18 @@ class People:
         """How the console is shown to them. Raises Problem 404."""
         return await self._set(name, {"look": asdict(look)})
 
-    async def remove(self, name: str) -> None:
-        """Raises Problem 404."""
+    async def remove(self, name: str) -> Document:
+        """What `put_back` takes. Raises Problem 404."""
         with border():
-            result = await self._people.delete_one({"_id": name})
-        if not result.deleted_count:
+            document = await self._people.find_one_and_delete({"_id": name})
+        if document is None:
             raise nobody(name)
+        return document
+
+    async def put_back(self, document: Document) -> None:
+        """Undo a removal, unless somebody else has the name by now."""
+        with border():
+            await self._people.update_one({"_id": document["_id"]}, {"$setOnInsert": document}, upsert=True)
 
     # -- passwords -----------------------------------------------------------------------------------------------------
 

@@ -92,6 +92,10 @@ class Segment:
         """How many rows a chunk has."""
         return min(ROWS_A_CHUNK, self.size - chunk * ROWS_A_CHUNK)
 
+    def explains(self, column: int, codes: Codes) -> bool:
+        """Whether the segment's dictionary has all of a column's codes."""
+        return int(codes.max()) < len(self.dictionaries[column])
+
     def ordinal(self, chunk: int, place: int) -> int:
         """Of the row at `place` in a chunk."""
         return chunk * ROWS_A_CHUNK + place
@@ -188,6 +192,8 @@ class SearchStore:
         buckets = await self._read([f"{segment.id}|p|{number}" for number in range(1 << segment.bits)])
         if len(rows) < len(numbers) or len(columns) < len(COLUMNS):
             raise DamagedIndexError(f"{segment.id} is not complete")
+        if not all(segment.explains(column, codes) for (_, column), codes in columns.items()):
+            raise DamagedIndexError(f"a column of {segment.id} has values that its dictionary does not")
         ordered = [buckets.get(f"{segment.id}|p|{number}", b"") for number in range(1 << segment.bits)]
         tokens, ordinals = await asyncio.to_thread(postings, ordered)
         parts = [rows[segment.id, number] for number in numbers]
@@ -203,7 +209,7 @@ class SearchStore:
     # -- writing: one at a time, whoever has the last term ---------------------------------------------------------------
 
     async def take(self, term: int) -> State:
-        """Begin to write: earlier terms' writers get StaleWriterError from now on, as this one does where there is a later. What they left half done is cleaned up."""
+        """Begin to write: earlier terms' writers get StaleWriterError from now on, as this one does where there is a later. What they left half done is cleaned up; what they replaced stays for those who are reading it (`drop_replaced`)."""
         with border():
             found = await self._state.find_one({"_id": _ID})
             if found is not None and found.get("form") != _FORM:
@@ -218,8 +224,7 @@ class SearchStore:
             for identity in writing:
                 if await self._segments.find_one({"_id": identity}) is None:
                     await self._delete([identity])
-        await self._change(term, {"writing": []})
-        await self.drop_replaced()
+        await self._change(term, {"writing": []}, changed=True)  # a segment may be there that nobody was told of
         return await self.state()
 
     async def clear(self, term: int) -> None:
@@ -267,25 +272,39 @@ class SearchStore:
         return segment
 
     async def update(self, segment: Segment, columns: Mapping[int, Codes]) -> None:
-        """Write these columns, and what `segment` says of itself; `save` makes it known."""
+        """Write what `segment` says of itself, then these columns; `save` makes it known. Raises DamagedIndexError where somebody else has changed the segment.
+
+        In this order nobody ever meets a code that no dictionary has: a value that no row has yet does no harm.
+        """
+        query = {"_id": segment.id, "revision": segment.revision}
         segment.revision += 1
+        fields = segment.document()
+        del fields["_id"], fields["replaces"]  # which is `drop_replaced`'s
         with border():
+            result = await self._segments.update_one(query, {"$set": fields})
+            if not result.matched_count:
+                raise DamagedIndexError(f"{segment.id} is not what it was")
             for column, codes in columns.items():
                 data = _encoded(codes, segment.dictionaries[column])
                 await self._data.update_one({"_id": f"{segment.id}|c|{column}"}, {"$set": {"d": data}})
-            fields = segment.document()
-            del fields["_id"]
-            await self._segments.update_one({"_id": segment.id}, {"$set": fields})
 
-    async def drop_replaced(self) -> None:
-        """Delete what other segments stand for."""
+    async def drop_replaced(self, by: Collection[str] | None = None) -> None:
+        """Delete what all segments, or those `by`, stand for."""
         with border():
             found = await self._segments.find({"replaces": {"$ne": []}}, {"replaces": 1}).to_list()
-        for document in found:
-            await self._delete(document["replaces"])
-            with border():
-                await self._segments.delete_many({"_id": {"$in": document["replaces"]}})
-                await self._segments.update_one({"_id": document["_id"]}, {"$set": {"replaces": []}})
+        replaces = {document["_id"]: document["replaces"] for document in found}
+        for identity in list(replaces) if by is None else by:
+            await self._drop(identity, replaces)
+
+    async def _drop(self, identity: str, replaces: dict[str, list[str]]) -> None:
+        """What a replaced segment itself stands for goes before it: else it would be there again."""
+        gone = replaces.pop(identity, [])
+        for each in gone:
+            await self._drop(each, replaces)
+        await self._delete(gone)
+        with border():
+            await self._segments.delete_many({"_id": {"$in": gone}})
+            await self._segments.update_one({"_id": identity}, {"$set": {"replaces": []}})
 
     async def _delete(self, segments: Iterable[str]) -> None:
         for identity in segments:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 from pymongo import ASCENDING, IndexModel, ReplaceOne
 
 from controlplane.domain.statistics import FIELDS
@@ -25,6 +26,32 @@ _BY = {"route": "$rows.route", "class": "$rows.class", "tenant": "$t", "datacent
 _BATCH = 500
 _ALL = "*"
 """No tenant may be called so."""
+
+_LATEST = 2**33
+"""s since the epoch: in the 23rd century."""
+_Text = Annotated[str, msgspec.Meta(max_length=1_024)]
+_CopiedRow = msgspec.defstruct(
+    "_CopiedRow",
+    [
+        ("route", _Text),
+        ("cls", _Text, msgspec.field(name="class")),
+        ("currency", _Text),
+        *((name, Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)], 0) for name in FIELDS),
+    ],
+    omit_defaults=True,
+)
+
+
+class _Copied(msgspec.Struct, rename={"id": "_id"}):
+    """A document as a peer may give it; what else it says is left out."""
+
+    id: _Text
+    dc: _Text
+    step: Literal[60, 3_600]
+    at: Annotated[int, msgspec.Meta(ge=0, le=_LATEST)]
+    t: _Text
+    changed: Annotated[int, msgspec.Meta(ge=0, le=_LATEST * 1_000)]
+    rows: list[_CopiedRow]  # type: ignore[valid-type]  # made of FIELDS
 
 
 class Bunch(NamedTuple):
@@ -149,17 +176,18 @@ class Statistics:
 
     async def copy(self, dc: str, documents: Iterable[Mapping[str, Any]]) -> None:
         """Keep what a peer says of itself, and nothing that it says of others. Raises ValueError for what is no such document."""
-        checked = []
-        for document in documents:
-            if document.get("dc") != dc or not str(document.get("_id", "")).startswith(f"{dc}/"):
-                raise ValueError(f"statistics of {document.get('dc')!r} from {dc}")
-            at, step = document.get("at"), document.get("step")
-            whole = isinstance(document.get("changed"), int) and isinstance(document.get("rows"), list)
-            if not isinstance(at, int) or step not in _KEPT or not whole:
-                raise ValueError("not a document of statistics")
-            expires = datetime.fromtimestamp(at, UTC) + _KEPT[step]
-            checked.append({**document, "expires": expires})
-        await self._replace(checked)
+        await self._replace([_checked(dc, document) for document in documents])
+
+
+def _checked(dc: str, document: Mapping[str, Any]) -> Document:
+    try:
+        found = msgspec.convert(document, _Copied)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"not a document of statistics: {error}") from None
+    if found.dc != dc or not found.id.startswith(f"{dc}/"):
+        raise ValueError(f"statistics of {found.dc!r} from {dc}")
+    plain: Document = msgspec.to_builtins(found)
+    return plain | {"expires": datetime.fromtimestamp(found.at, UTC) + _KEPT[found.step]}
 
 
 def _of_all(bunches: Iterable[Bunch]) -> list[Bunch]:

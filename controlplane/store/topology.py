@@ -17,6 +17,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from pymongo import AsyncMongoClient
@@ -71,7 +72,7 @@ class Topology:
             kind = "sharded"
         else:
             hosts = [*hello.get("hosts", ()), *hello.get("passives", ()), *hello.get("arbiters", ())]
-            found = await self._asked(str(hello.get("setName", "")), "data", hosts)
+            found = await self._asked(str(hello.get("setName", "")), "data", hosts, {str(hello.get("me", "")): hello})
             status = await self._permitted("replSetGetStatus", not_seen)
             sets, routers, kind = [_with_status(found, status)], [], "replica_set"
         await self._forget({member["host"] for each in sets for member in each["members"]})
@@ -121,9 +122,11 @@ class Topology:
 
     # -- members -------------------------------------------------------------------------------------------------------
 
-    async def _asked(self, name: str, role: str, hosts: Iterable[str]) -> Document:
-        """A set as its members describe themselves."""
-        found = await asyncio.gather(*map(self._hello, dict.fromkeys(hosts)))
+    async def _asked(
+        self, name: str, role: str, hosts: Iterable[str], said: Mapping[str, Document] = MappingProxyType({})
+    ) -> Document:
+        """A set as its members describe themselves; those in `said` have done so already."""
+        found = await asyncio.gather(*(self._hello(host, said.get(host)) for host in dict.fromkeys(hosts)))
         members = list(found)
         newest = max((m["last_write"] for m in members if m["role"] == "primary" and m["last_write"]), default=None)
         for member in members:
@@ -132,7 +135,7 @@ class Topology:
             member["lag_seconds"] = None if behind is None or member["role"] == "arbiter" else max(0.0, behind)
         return {"set": name, "role": role, "members": members}
 
-    async def _hello(self, host: str) -> Document:
+    async def _hello(self, host: str, hello: Document | None) -> Document:
         member: Document = {
             "host": host,
             "role": "unknown",
@@ -145,7 +148,7 @@ class Topology:
             "last_write": None,
         }
         try:
-            hello = await self._client(host).admin.command("hello")
+            hello = hello or await self._client(host).admin.command("hello")
         except (PyMongoError, OSError) as error:
             member["why"] = str(error).split(" (configured timeouts")[0].split(", Timeout:")[0][:200]
             return member

@@ -1,7 +1,7 @@
 """Counts what this node's events say by minute, tenant, route and class, and writes the counts every ten seconds.
 
 On the path of a message there are a dictionary look-up and some additions. A minute's rows stay in memory until nothing is added to them any more; each write
-replaces the documents of the minutes and hours that changed, so a write whose outcome is not known is simply done again.
+replaces the documents of the minutes that changed, and each sixth one those of the hours, so a write whose outcome is not known is simply done again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ __all__ = ["Recorder"]
 
 _log = structlog.get_logger()
 _FLUSH_SECONDS = 10.0
+_HOURS_EVERY = 6
+"""Writes of minutes to one of hours, which hold every tenant's rows of up to an hour."""
 _SETTLED_MINUTES = 2
 """Events are committed at most some seconds after they were drafted: a minute that is over for so long changes no more."""
 
@@ -54,6 +56,8 @@ class Recorder:
         self._hours: dict[int, _Rows] = {}
         """Hour → what its settled minutes had."""
         self._dirty: set[int] = set()
+        self._dirty_hours: set[int] = set()
+        self._writing = asyncio.Lock()
         self._from = self._until = 0
         """Events from then to before then (ms) are counted in `_rows`, which are those of `_minute`."""
         self._minute = -1
@@ -96,24 +100,37 @@ class Recorder:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        writes = 0
         while going_on():
             await asyncio.sleep(_FLUSH_SECONDS)
+            writes += 1
             try:
-                await self.flush()
+                await self.flush(hours=writes % _HOURS_EVERY == 0)
             except StoreUnavailableError as error:
                 _log.warning("statistics_not_written", reason=str(error)[:200])
 
-    async def flush(self) -> None:
-        """Write what changed. Raises StoreUnavailableError; the counts are kept for the next time."""
+    async def flush(self, *, hours: bool = True) -> None:
+        """Write what changed; `hours`: those too. Raises StoreUnavailableError; the counts are kept for the next time."""
+        async with self._writing:
+            await self._flush(hours=hours)
+
+    async def _flush(self, *, hours: bool) -> None:
         self._mark()
         dirty, self._dirty = self._dirty, set()
-        bunches = [bunch for minute in sorted(dirty) for bunch in self._bunches(MINUTE, minute, self._minutes[minute])]
-        for hour in sorted({minute // 60 for minute in dirty}):
-            bunches += self._bunches(HOUR, hour, self._hour(hour))
+        self._dirty_hours |= {minute // 60 for minute in dirty}
+        dirty_hours: set[int] = set()
+        if hours:
+            dirty_hours, self._dirty_hours = self._dirty_hours, set()
         try:
+            bunches: list[Bunch] = []
+            for minute in sorted(dirty):
+                bunches += self._bunches(MINUTE, minute, self._minutes[minute])
+            for hour in sorted(dirty_hours):
+                bunches += self._bunches(HOUR, hour, self._hour(hour))
             await self._statistics.save(self._term, bunches, self._clock.now_ms())
         except BaseException:
             self._dirty |= dirty
+            self._dirty_hours |= dirty_hours
             raise
         self._retire()
 
@@ -125,12 +142,14 @@ class Recorder:
         return total
 
     def _retire(self) -> None:
-        """Forget minutes that are written and settled, and hours that have none left to come."""
+        """Forget minutes that are written and settled, and hours that are written and have none left to come."""
+        self._mark()  # what was counted while the others were written
         last = self._floor = max(self._floor, self._clock.now_ms() // 60_000 - _SETTLED_MINUTES)
         for minute in [minute for minute in self._minutes if minute < last and minute not in self._dirty]:
             _add(self._hours.setdefault(minute // 60, {}), self._minutes.pop(minute))
         self._from = self._until = 0  # the next event finds its minute anew
-        self._hours = {hour: rows for hour, rows in self._hours.items() if hour >= last // 60}
+        kept = self._dirty_hours | {minute // 60 for minute in self._minutes}
+        self._hours = {hour: rows for hour, rows in self._hours.items() if hour >= last // 60 or hour in kept}
 
     def _bunches(self, step: int, number: int, rows: _Rows) -> list[Bunch]:
         tenants: dict[str, dict[tuple[str, str, str], list[int]]] = {}

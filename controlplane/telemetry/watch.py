@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -97,10 +96,15 @@ class Watch:
         return SeenNode(state=own, age_seconds=0.0, gone=False)
 
     async def stop(self) -> None:
-        """The last counts, and the last word, if MongoDB takes them."""
-        with suppress(StoreUnavailableError):
-            await self.recorder.flush()
-            await self.report.write()
+        """The last counts, and the last word, if MongoDB takes them. Raises nothing: the node gives its term back after it."""
+        for last in (self.recorder.flush, self.report.write):
+            try:
+                await last()
+            except StoreUnavailableError as error:
+                _log.warning("last_word_not_written", reason=str(error)[:200])
+                return
+            except Exception:  # noqa: BLE001 - logged whole, as in _kept_up
+                _log.exception("watch_failed")
 
     async def close(self) -> None:
         """Let go of MongoDB's members."""

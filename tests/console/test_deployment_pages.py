@@ -104,6 +104,10 @@ class TestOverview:
         assert answer.status == 403
         page.goto(counted.url + "/routes/gold")
         expect(page.get_by_role("link", name="Change")).to_have_count(0)
+        expect(page.locator("dl.facts")).to_contain_text("1 bound")
+        expect(page.locator("dl.facts")).not_to_contain_text("Throughput")
+        page.goto(counted.url + "/routes")
+        expect(page.locator("tr", has_text="gold")).to_contain_text("in use")
         context.close()
 
 

@@ -104,3 +104,16 @@ def test_a_viewer_may_not(world: World, browser: Browser) -> None:
     assert answer is not None
     assert answer.status == 403
     context.close()
+
+
+def test_for_no_tenant_in_particular_nothing_is_sent(world: World, browser: Browser) -> None:
+    """A sender of the whole deployment says for whom, in the URL."""
+    context = browser.new_context()
+    enter(world, context, "everywhere", Role.SENDER)
+    page = context.new_page()
+    page.goto(world.url + "/send")
+    page.fill("#to", "+4915112340001")
+    page.fill("#body", "for whom?")
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("the address names no tenant")
+    context.close()

@@ -15,8 +15,10 @@ import pytest
 
 from controlplane.bootstrap import Node
 from controlplane.clock import SystemClock
+from controlplane.domain.audit import person_actor
 from controlplane.domain.batch_job import JobState
 from controlplane.domain.events import Kind
+from controlplane.domain.people import Role
 from tests.simulators.node import RunningNode, running_node
 
 CSV = {"content-type": "text/csv"}
@@ -198,6 +200,38 @@ class TestATable:
             assert "more than 20 rows" in problem["detail"]
             assert await database["batch_rows"].count_documents({}) == 0
 
+    async def test_a_tenant_cannot_fill_the_disk(self, settings, database):
+        """Cancelled tables count as long as they are stored; uploads that come at once, by what they may become."""
+        most = 20 * 2048
+        async with running_node(settings.model_copy(update={"max_upload_bytes": 2048})) as small:
+            await small.seed()
+            line, end = b"+4915100000001,hello\n", b"+4915100000002,bye\n"
+
+            async def pieces():
+                for _ in range(90):
+                    yield line
+
+            async def stored() -> int:
+                return sum([job["octets"] async for job in small.node.database["batch_jobs"].find({})])
+
+            calls = [small.call("POST", "/v1/batch-jobs", data=pieces(), headers=CSV) for _ in range(30)]
+            answers = await asyncio.gather(*calls)
+            assert {status for status, _ in answers} == {201, 429}
+            assert await stored() <= most
+            while (answer := await small.call("POST", "/v1/batch-jobs", data=line * 90 + end, headers=CSV))[0] == 201:
+                status, _ = await small.call("POST", f"/v1/batch-jobs/{answer[1]['id']}/cancel")
+                assert status == 202
+                assert await stored() <= most
+            status, problem = answer
+            assert (status, problem["type"].rsplit("/", 1)[-1]) == (429, "too-much-stored")
+            assert "DELETE /v1/batch-jobs/{id}" in problem["next_step"]
+            assert await stored() > most - 2048
+            other = await small.call("POST", "/v1/batch-jobs", data=line, headers=CSV, key=small.other_key)
+            assert other[0] == 201
+            job = next(job for status, job in answers if status == 201)
+            await small.call("DELETE", f"/v1/batch-jobs/{job['id']}")
+            assert (await small.call("POST", "/v1/batch-jobs", data=line * 90, headers=CSV))[0] == 201
+
     async def test_results_are_safe_in_a_spreadsheet(self, node, carriers):
         await node.connect(await carriers())
         job = await upload(
@@ -272,6 +306,71 @@ class TestStates:
         took = asyncio.get_running_loop().time() - began
         assert sent > 5
         assert (150 + sent - 50) / 50 * 0.8 < took < 20
+
+    @pytest.mark.parametrize("who", ["person", "key"])
+    async def test_who_may_no_longer_send_sends_no_more(self, node, carriers, who):
+        """In the middle it halts and says why; it goes on once they may again, and no row is lost by that."""
+        await node.connect(await carriers())
+        catalog, people = node.node.catalog, node.node.people
+        await catalog.put(replace(catalog.snapshot.tenants["sample"], rate=100))
+        job = (await upload(node, table(300)))["id"]
+        await reaches(node, job, "ready")
+        if who == "person":
+            await people.create("sam", Role.SENDER, "sample")
+            await node.node.database["batch_jobs"].update_one({"_id": job}, {"$set": {"key": person_actor("sam")}})
+        key = catalog.snapshot.keys[node.node.seal.digest_key(node.key)]
+
+        async def may(*, send: bool) -> None:
+            if who == "person":
+                await people.change("sam", role=Role.SENDER if send else Role.VIEWER, tenant="sample", enabled=True)
+            else:
+                await catalog.put(key if send else replace(key, scopes=frozenset({"messages:read"})))
+
+        await start(node, job)
+        async with asyncio.timeout(20):
+            while not await accepted(node):
+                await asyncio.sleep(0.05)
+            await may(send=False)
+            while "no longer" not in ((await reaches(node, job, "running"))["progress"]["waiting"] or ""):
+                await asyncio.sleep(0.05)
+        so_far = await accepted(node)
+        assert len(so_far) < 300
+        await asyncio.sleep(1)
+        assert await accepted(node) == so_far
+        await may(send=True)
+        done = await reaches(node, job, "done")
+        assert (done["progress"]["accepted"], done["progress"]["rejected"]) == (300, 0)
+        assert (await accepted(node)).total() == 300
+
+    async def test_who_may_send_a_job(self, node, carriers):
+        await node.connect(await carriers())
+        job_id = (await upload(node, table(1)))["id"]
+        await reaches(node, job_id, "ready")
+        job = await node.node.batch_jobs.find("sample", job_id)
+        desk, people = node.node.app.state.rows, node.node.people
+
+        async def why() -> str:
+            refused = {
+                judged.result.error for judged in await desk.check(job, await node.node.batch_jobs.chunk(job.id, 0))
+            }
+            seconds, said = await desk.room(job, 1)
+            assert (refused == {"forbidden"}) == bool(seconds) == bool(said)
+            return said
+
+        assert await why() == ""
+        job.key = person_actor("sam")
+        assert await why() == "the person who began it is disabled or gone"
+        await people.create("sam", Role.SENDER, "sample")
+        for role, tenant, enabled, expected in (
+            (Role.SENDER, "sample", True, ""),
+            (Role.SENDER, "", True, ""),
+            (Role.ADMIN, "", True, ""),
+            (Role.ADMIN, "", False, "the person who began it is disabled or gone"),
+            (Role.VIEWER, "sample", True, "the person who began it may no longer send for the tenant"),
+            (Role.SENDER, "other", True, "the person who began it may no longer send for the tenant"),
+        ):
+            await people.change("sam", role=role, tenant=tenant, enabled=enabled)
+            assert await why() == expected, (role, tenant, enabled)
 
     async def test_at_rest_it_is_erased(self, node, carriers, settings):
         await node.connect(await carriers())

@@ -93,7 +93,7 @@ class TestConnectorState:
                 await running.reaches((await running.send())["id"], "delivered")
 
         async def read():
-            return (await node.call("GET", "/v1/connectors/sim"))[1]["state"]
+            return (await node.call("GET", "/v1/connectors/sim", key=node.admin_key))[1]["state"]
 
         state = await _eventually(read, lambda state: state["submitted"] == 20)
         assert (state["nodes"], state["live_nodes"], state["bound"], state["queued"]) == (2, 2, 2, 0)
@@ -101,21 +101,34 @@ class TestConnectorState:
         assert state["throughput"] > 0
         assert 0.005 <= state["response_seconds"]["p50"] <= 0.1
         assert 0.01 <= state["receipt_seconds"]["p95"] <= 2.0
-        status, listed = await node.call("GET", "/v1/connectors")
+        status, listed = await node.call("GET", "/v1/connectors", key=node.admin_key)
         assert (status, listed["data"][0]["state"]["submitted"]) == (200, 20)
 
     async def test_refusals_are_counted_by_status(self, node, carriers):
         await node.connect(await carriers(), "sim")
         await node.reaches((await node.send(to="+4915112340004"))["id"], "failed")
-        state = (await node.call("GET", "/v1/connectors/sim"))[1]["state"]
+        state = (await node.call("GET", "/v1/connectors/sim", key=node.admin_key))[1]["state"]
         assert (state["refused"], state["recent"]["refused"], state["success"]) == ({"ESME_RINVDSTADR": 1}, 1, 0.0)
+
+    async def test_one_tenants_key_sees_whether_it_works_and_no_more(self, node, carriers):
+        await node.connect(await carriers(), "sim", tenant="other", tls_server_name="smsc.example")
+        status, one = await node.call("GET", "/v1/connectors/sim")
+        assert (status, one["state"]) == (200, {"name": "sim", "live": True, "bound": 1})
+        assert (await node.call("GET", "/v1/connectors"))[1]["data"] == [one]
+        status, whole = await node.call("GET", "/v1/connectors/sim", key=node.admin_key)
+        assert whole.keys() - one.keys() == {"tenant", "host", "port", "system_id", "tls_ca", "tls_server_name"}
+        assert {key: one[key] for key in one if key != "state"}.items() <= whole.items()
+        assert len(whole["state"]["binds"]) == 1
+        await node.call("POST", "/v1/connectors/sim/drain", key=node.admin_key)
+        await node.until(lambda: "sim" not in node.node.binds.live)
+        assert (await node.call("GET", "/v1/connectors/sim"))[1]["state"] is None
 
     async def test_drain_and_enable(self, node, carriers):
         await node.connect(await carriers(), "sim")
         status, view = await node.call("POST", "/v1/connectors/sim/drain", key=node.admin_key)
         assert (status, view["enabled"]) == (200, False)
         await node.until(lambda: "sim" not in node.node.binds.live)
-        assert (await node.call("GET", "/v1/connectors/sim"))[1]["state"] is None
+        assert (await node.call("GET", "/v1/connectors/sim", key=node.admin_key))[1]["state"] is None
         await node.call("POST", "/v1/connectors/sim/enable", key=node.admin_key)
         await node.until(lambda: "sim" in node.node.binds.live)
         assert (await node.call("POST", "/v1/connectors/none/drain", key=node.admin_key))[0] == 404
@@ -146,6 +159,11 @@ class TestTrial:
         kept = _settings(carrier)
         del kept["password"]
         assert (await self._try(node, name="sim", settings=kept))[0]["ok"]
+        stranger = kept | {"port": free_port()}  # the stored password is nobody else's
+        status, problem = await node.call(
+            "POST", "/v1/connectors/test", key=node.admin_key, json={"name": "sim", "settings": stranger}
+        )
+        assert (status, problem["errors"][0]["pointer"]) == (422, "/settings/password")
         assert (await node.call("POST", "/v1/connectors/test", key=node.admin_key, json={"name": "none"}))[0] == 404
         assert (await node.call("POST", "/v1/connectors/test", key=node.admin_key, json={}))[0] == 422
         assert (await node.call("POST", "/v1/connectors/test", json={"name": "sim"}))[0] == 403

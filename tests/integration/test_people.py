@@ -12,6 +12,7 @@ import pytest
 
 from controlplane.api.auth import act_for
 from controlplane.console.backend import ApiError, Backend
+from controlplane.domain.audit import person_actor
 from controlplane.domain.people import Role, Stage
 from controlplane.errors import StoreUnavailableError
 from controlplane.settings import child_environment
@@ -116,6 +117,49 @@ class TestPeople:
         await node.node.people.set_password("bob", PASSWORD)
         assert (await admin(node, "PUT", "/v1/people/ada", json={"role": "operator"}))[0] == 200
         assert (await admin(node, "DELETE", "/v1/people/ada"))[0] == 204
+
+    @pytest.mark.parametrize("call", ["PUT", "DELETE"])
+    async def test_two_admins_cannot_take_each_other_away(self, node, monkeypatch, call):
+        """Both have looked, and then both have gone: both are put back."""
+        for name in ("ada", "bob"):
+            await ready(node, name)
+        before = await node.node.database["people"].find({}).to_list()
+        method = {"PUT": "change", "DELETE": "remove"}[call]
+        together, done = asyncio.Barrier(2), getattr(node.node.people, method)
+        left = {"ada", "bob"}
+
+        async def at_once(name, **values):
+            if name not in left:
+                return await done(name, **values)
+            left.remove(name)
+            await together.wait()
+            answer = await done(name, **values)
+            await together.wait()
+            return answer
+
+        monkeypatch.setattr(node.node.people, method, at_once)
+        body = {"role": "viewer"} if call == "PUT" else None
+        answers = await asyncio.gather(*(admin(node, call, f"/v1/people/{name}", json=body) for name in ("ada", "bob")))
+        assert [(status, problem["type"].rpartition("/")[2]) for status, problem in answers] == [
+            (409, "last-admin")
+        ] * 2
+        assert await node.node.database["people"].find({}).sort("_id", 1).to_list() == before
+
+    @pytest.mark.parametrize("how", ["disabled", "demoted", "removed"])
+    async def test_the_links_of_who_goes_end(self, node, how):
+        """Else somebody who was shown the door could let themselves in by another one."""
+        await ready(node, "ada")
+        await ready(node, "bob")
+        mine, _ = await node.node.links.make("", Role.ADMIN, "", person_actor("ada"))
+        theirs, _ = await node.node.links.make("eve", Role.ADMIN, "", person_actor("bob"))
+        stays = {"role": "admin"}
+        assert (await admin(node, "PUT", "/v1/people/ada", json=stays))[0] == 200
+        assert await node.node.links.find(mine) is not None
+        body = {"disabled": stays | {"enabled": False}, "demoted": {"role": "operator"}, "removed": None}[how]
+        status, _ = await admin(node, "PUT" if body else "DELETE", "/v1/people/ada", json=body)
+        assert status in (200, 204)
+        assert await node.node.links.find(mine) is None
+        assert await node.node.links.find(theirs) is not None
 
     async def test_a_tenant_with_people_stays(self, node):
         assert (await admin(node, "POST", "/v1/tenants", json={"id": "bank", "name": "Bank"}))[0] == 201

@@ -7,10 +7,17 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
+from controlplane.clock import SystemClock
+from controlplane.domain.events import Event, Kind
+from controlplane.domain.message import Message, fold
 from controlplane.domain.statistics import WIDTH
-from controlplane.ledger.exchange import StatisticsExchange
-from controlplane.store.statistics import HOUR, MINUTE, Bunch, Statistics
+from controlplane.ledger.exchange import Exchange, StatisticsExchange
+from controlplane.store.node_states import NODE_STATES
+from controlplane.store.routing_states import RoutingStates
+from controlplane.store.statistics import HOUR, MINUTE, STATISTICS, Bunch, Statistics
+from controlplane.telemetry.statistics import Recorder
 from tests.simulators.ledgers import two_sites
 from tests.simulators.node import running_node
 
@@ -142,6 +149,54 @@ class TestStore:
         with pytest.raises(ValueError, match="statistics of"):
             await other.copy("c", told)
 
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"at": 2**63},
+            {"at": 2**60},
+            {"at": 253_402_300_799},
+            {"at": -1},
+            {"at": True},
+            {"changed": 2**63},
+            {"step": 61},
+            {"t": None},
+            {"_id": 7},
+            {"rows": [{"route": "r", "class": "otp", "currency": "EUR", "accepted": 2**63}]},
+            {"rows": [{"route": "r", "class": "otp", "currency": "EUR", "accepted": -1}]},
+            {"rows": [{"route": "r", "class": "otp", "currency": "EUR", "accepted": "many"}]},
+            {"rows": [{"route": "r", "class": "otp", "currency": "EUR", 7: 1}]},
+            {"rows": [{"route": "r", "class": "otp"}]},
+        ],
+        ids=str,
+    )
+    async def test_a_peer_that_tells_nonsense(self, statistics, database, wrong):
+        await statistics.save("n:1", [Bunch(HOUR, 3_600, "t", {("r", "otp", "EUR"): _row(accepted=3)})], 500)
+        told = (await statistics.changed_since(0, 10))[0]
+        other = Statistics(database, datacenter="b")
+        await database[STATISTICS].delete_many({})
+        with pytest.raises(ValueError, match="not a document of statistics"):
+            await other.copy("a", [told | wrong])
+        await other.copy("a", [told | {"more": 1}])
+        (kept,) = await database[STATISTICS].find({}, {"expires": 0}).to_list()
+        assert kept == told
+
+
+class _Clock(SystemClock):
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+class _Slow(Statistics):
+    """Something happens while it writes."""
+
+    meanwhile = staticmethod(lambda: None)
+
+    async def save(self, *args):
+        await super().save(*args)
+        self.meanwhile()
+
 
 class TestRecorder:
     """The counts of a minute are whole, however its events and its writes fall."""
@@ -160,9 +215,102 @@ class TestRecorder:
         assert min(recorder._minutes) == recorder._floor
         await asyncio.sleep(0)
 
+    @pytest.fixture
+    async def counting(self, database):
+        statistics, clock = _Slow(database, datacenter="a"), _Clock()
+        await statistics.ensure_indexes()
+        return Recorder(statistics, clock, term="n:1", routes=dict, deadlines_ms={}), statistics, clock
+
+    def accept(self, at: int) -> tuple[Message, Event]:
+        data = {"to": "+4915112340001", "from": "H", "body": "x", "class": "otp", "encoding": "gsm7", "parts": 1}
+        event = Event("m1", 0, "t", Kind.ACCEPTED, at, data, dc="a", node="n", epoch=1)
+        message = fold([event])
+        assert message is not None
+        return message, event
+
+    async def total(self, statistics: Statistics, step: int, around: int) -> int:
+        since = around // 1000 // HOUR * HOUR - HOUR
+        found = await statistics.series(
+            since=since + (MINUTE if step == MINUTE else 0), until=since + 3 * HOUR, step=step, by="class", tenant=None
+        )
+        return sum(one.counts["accepted"] for one in found)
+
+    async def test_events_that_come_while_the_others_are_written(self, counting):
+        """… and the write takes so long that their minute is settled by then."""
+        recorder, statistics, clock = counting
+        began = clock.now_ms()
+        recorder.on_event(*self.accept(began), own=True)
+
+        def meanwhile() -> None:
+            statistics.meanwhile = lambda: None
+            recorder.on_event(*self.accept(began), own=True)
+            clock.ahead_ms += 600_000
+
+        statistics.meanwhile = meanwhile
+        await recorder.flush()
+        recorder.on_event(*self.accept(clock.now_ms()), own=True)
+        await recorder.flush()
+        assert await self.total(statistics, MINUTE, began) == 3
+        assert await self.total(statistics, HOUR, began) == 3
+
+    async def test_hours_are_written_less_often_and_lose_nothing(self, counting, database):
+        recorder, statistics, clock = counting
+        began = clock.now_ms()
+        recorder.on_event(*self.accept(began), own=True)
+        await recorder.flush(hours=False)
+        assert await database[STATISTICS].distinct("step") == [MINUTE]
+        clock.ahead_ms += 2 * 3_600_000  # its minute is settled, and its hour over, before the hour is written
+        await recorder.flush(hours=False)
+        assert recorder._minutes == {}
+        await recorder.flush()
+        assert await self.total(statistics, HOUR, began) == 1
+        await recorder.flush()
+        assert recorder._hours == {}
+
+    async def test_its_faults_end_no_node(self, node, database):
+        """A node that stops gives its term back, whatever its counts do."""
+        watch = node.node.watch
+        watch.recorder._dirty.add(-7)
+        await database[NODE_STATES].delete_many({})
+        with capture_logs() as logs:
+            await watch.stop()
+        assert [line["event"] for line in logs if line["log_level"] == "error"] == ["watch_failed"]
+        assert await database[NODE_STATES].count_documents({}) == 1
+
 
 class TestBetweenDatacenters:
     """Each datacenter shows what all of them counted, over the connections of their ledgers."""
+
+    @pytest.mark.parametrize("fault", [OverflowError("date value out of range"), KeyError("changed"), ValueError("no")])
+    @pytest.mark.parametrize(
+        "made",
+        [
+            lambda site, client: StatisticsExchange(Statistics(site.database, datacenter=site.dc), client),
+            lambda site, client: Exchange(RoutingStates(site.database), client),
+        ],
+        ids=["statistics", "routing"],
+    )
+    async def test_no_fault_ends_the_ledger(self, settings, monkeypatch, fault, made):
+        monkeypatch.setattr("controlplane.ledger.exchange._STATISTICS_SECONDS", 0.01)
+        monkeypatch.setattr("controlplane.ledger.exchange._PAUSE_SECONDS", 0.01)
+        async with two_sites(settings) as (fra, iad), iad.client(fra) as client:
+            exchange = made(iad, client)
+            fetch, faults, done = exchange.fetch, [fault] * 3, asyncio.Event()
+
+            async def faulty() -> int:
+                if faults:
+                    raise faults.pop()
+                done.set()
+                return await fetch()
+
+            monkeypatch.setattr(exchange, "fetch", faulty)
+            with capture_logs() as logs:
+                async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+                    running = group.create_task(exchange.run())
+                    await done.wait()
+                    running.cancel()
+        told = [line["exc_info"] for line in logs if line["event"].endswith("_not_fetched")]
+        assert told == [not isinstance(fault, ValueError)]
 
     async def test_copied_from_the_peer(self, settings, monkeypatch):
         monkeypatch.setattr("controlplane.ledger.exchange.MAX_COUNTED", 3)

@@ -87,7 +87,7 @@ class Live {
       if (!window.htmx) return;
       window.htmx.process(this.place);
       const anew = this.place.querySelector("a[data-anew]");
-      if (anew && idle()) window.htmx.ajax("GET", anew.href, { target: "#main", select: "#main", swap: "outerHTML" });
+      if (anew && idle()) window.htmx.ajax("GET", anew.href, { target: "#main", select: "#main", swap: "outerHTML", headers: { "X-Idle": "1" } });
     };
     this.source.onerror = () => {
       this.close();

@@ -462,7 +462,9 @@ class TestRefusals:
 
     @pytest.mark.parametrize("verb", ["", "uninstall", "install now"])
     def test_verb(self, host, verb):
-        assert host.refused(verb, {}) == "usage: hostctl facts | keys | image | install | remove | run < spec.json"
+        assert (
+            host.refused(verb, {}) == "usage: hostctl facts | keys | image | install | plan | remove | run < spec.json"
+        )
 
     @pytest.mark.parametrize("text", ["", '{"name": "demo", "files": [{"content": "' + SECRET, "[]", "not JSON"])
     def test_json(self, host, text):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import random
 from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import generate_latest
+from structlog.testing import capture_logs
 
 from controlplane.domain.events import Event, Kind
 from controlplane.domain.message import fold
@@ -19,11 +21,11 @@ from controlplane.ledger.index import Indexer
 from controlplane.ledger.index_gauges import INDEX_GAUGES
 from controlplane.ledger.service import Ledger
 from controlplane.settings import Settings
-from controlplane.store import search_read
+from controlplane.store import search, search_read
 from controlplane.store.copies import local_mid
-from controlplane.store.ledger import StaleWriterError
+from controlplane.store.ledger import BUNDLES, LEDGER_NODE, StaleWriterError
 from controlplane.store.schema import EVENTS, ensure_indexes
-from controlplane.store.search import DATA, SEGMENTS, STATE, SearchStore
+from controlplane.store.search import DATA, SEGMENTS, STATE, DamagedIndexError, SearchStore
 from controlplane.store.search_pack import lookup
 from controlplane.store.search_read import Search
 from controlplane.store.search_tokens import Tokens
@@ -153,6 +155,29 @@ async def opened(site: Site) -> Indexer:
 async def settle(indexer: Indexer) -> None:
     while await indexer.turn():
         pass
+
+
+async def run(indexer: Indexer, turns: int) -> list[float]:
+    """As the ledger does, for so many turns; how long it rested after each."""
+    rests: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        if len(rests) == turns:
+            raise InterruptedError
+
+    indexer._rest = rest
+    with contextlib.suppress(InterruptedError):
+        await indexer.run()
+    return rests
+
+
+async def check_segments(site: Site) -> None:
+    """Each can be read whole, and its counts are those of its rows."""
+    store = SearchStore(site.database)
+    for segment in await store.segments():
+        assert segment.counts == list((await store.load(segment)).counts(0).values())
+        assert segment.first > 0
 
 
 def search_of(site: Site) -> Search:
@@ -492,19 +517,273 @@ class TestWriters:
         await here.go_on(80)
         await fra.sequence()
         indexer = indexer_of(fra)
-        turns = 0
-
-        async def rest(_seconds: float) -> None:
-            nonlocal turns
-            turns += 1
-            if turns > 6:
-                raise InterruptedError
-
-        indexer._rest = rest
-        with pytest.raises(InterruptedError):
-            await indexer.run()
+        await run(indexer, 7)
         assert indexer.messages == 100
         assert await compare(fra, random.Random(21), 30) > 50
+
+    @pytest.mark.parametrize("nth", [1, 2, 3])
+    async def test_killed_while_columns_are_written(self, sites, monkeypatch, nth):
+        """Status, route and connector get values that the segment did not have; the writer dies before the nth of them."""
+        fra, _ = sites
+        here = Writer(fra, random.Random(22), "f")
+        await here.begin(40)
+        await fra.sequence()
+        indexer = await opened(fra)
+        await settle(indexer)
+        first = [story[0] for story in here.stories if story[0].kind is Kind.ACCEPTED]
+        data = {"connector": "c-new", "attempt": 1, "part_ids": [[1, "a1"], [2, "a2"]]}
+        await fra.append([fra.then(event, Kind.SUBMITTED, data, route="new") for event in first])
+        await fra.sequence()
+        encoded, calls = search._encoded, 0
+
+        def dies(*args):
+            nonlocal calls
+            calls += 1
+            if calls == nth:
+                raise StoreUnavailableError("killed")
+            return encoded(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(search, "_encoded", dies)
+            with pytest.raises(StoreUnavailableError):
+                await indexer.turn()
+        store = SearchStore(fra.database)
+        for segment in await store.segments():
+            await store.load(segment)
+        indexer = await opened(fra)
+        await settle(indexer)
+        await check_segments(fra)
+        wanted = sorted((event.mid for event in first), reverse=True)
+        for text in ("status:submitted", "route:new", "connector:c-new"):
+            assert sorted(await by_search(search_of(fra), parse(text, 0), set(TENANTS), 50), reverse=True) == wanted
+
+    async def test_an_index_whose_dictionary_lacks_a_value_is_built_anew(self, sites):
+        fra, _ = sites
+        here = Writer(fra, random.Random(23), "f")
+        await here.begin(60)
+        await here.go_on(60)
+        await fra.sequence()
+        await settle(await opened(fra))
+        (segment,) = await SearchStore(fra.database).segments()
+        lacking = {"dictionaries.0": segment.dictionaries[0][:1], "counts": segment.counts[:1]}
+        await fra.database[SEGMENTS].update_one({"_id": segment.id}, {"$set": lacking})
+        with pytest.raises(DamagedIndexError):
+            await SearchStore(fra.database).load(segment.of(await fra.database[SEGMENTS].find_one({})))
+        await here.go_on(60)
+        await fra.sequence()
+        await run(indexer_of(fra), 5)
+        await check_segments(fra)
+        assert await compare(fra, random.Random(24), 30) > 20
+
+    async def test_who_led_before_cannot_overwrite_a_segment(self, sites):
+        fra, _ = sites
+        await Writer(fra, random.Random(25), "f").begin(20)
+        await fra.sequence()
+        await settle(await opened(fra))
+        store = SearchStore(fra.database)
+        (old,), (new,) = await store.segments(), await store.segments()
+        await store.update(new, {})
+        with pytest.raises(DamagedIndexError):
+            await store.update(old, {})
+
+    async def test_no_fault_ends_it(self, sites, monkeypatch):
+        fra, _ = sites
+        await Writer(fra, random.Random(26), "f").begin(60)
+        await fra.sequence()
+        indexer = indexer_of(fra)
+        turn, faults = Indexer.turn, [IndexError("list index out of range"), OverflowError(), ValueError("not a leaf")]
+
+        async def faulty(self) -> int:
+            if faults:
+                raise faults.pop()
+            return await turn(self)
+
+        monkeypatch.setattr(Indexer, "turn", faulty)
+        with capture_logs() as logs:
+            rests = await run(indexer, 6)
+        assert rests[:3] == [index._DAMAGED_SECONDS] * 3
+        assert [line["exc_info"] for line in logs if line["event"] == "index_damaged"] == [True] * 3
+        assert indexer.messages == 60
+        await opened(fra)
+        with pytest.raises(StaleWriterError):
+            await indexer.run()
+
+    async def test_running_pages_keep_what_was_replaced(self, sites, small, monkeypatch):
+        """For a minute, also from a ledger that has just begun; then it goes, however much is replaced meanwhile."""
+        fra, _ = sites
+        here = Writer(fra, random.Random(27), "f")
+        indexer = await opened(fra)
+        for _ in range(3):
+            await here.begin(20)
+            await fra.sequence()
+            await settle(indexer)
+        assert indexer.segments == 1
+        assert await fra.database[SEGMENTS].count_documents({}) == 4
+        indexer = await opened(fra)
+        await indexer.turn()
+        assert await fra.database[SEGMENTS].count_documents({}) == 4
+        assert len(await search_of(fra).store.segments()) == 1
+        indexer._drops = dict.fromkeys(indexer._drops, 0.0)
+        newer = next(iter(indexer._segments.values()))
+        await indexer._rewrite([newer])
+        await indexer.turn()
+        assert await fra.database[SEGMENTS].count_documents({}) == 2  # the replaced one, and what stands for it
+        assert await compare(fra, random.Random(28), 20) > 10
+
+    async def test_what_was_replaced_twice_never_comes_back(self, sites, monkeypatch):
+        fra, _ = sites
+        await Writer(fra, random.Random(29), "f").begin(20)
+        await fra.sequence()
+        indexer = await opened(fra)
+        await settle(indexer)
+        for _ in range(2):
+            await indexer._rewrite(list(indexer._segments.values()))
+        store, (last,) = indexer._store, indexer._segments
+        delete, calls = SearchStore._delete, 0
+
+        async def dies(self, segments) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise StoreUnavailableError("killed")
+            await delete(self, segments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SearchStore, "_delete", dies)
+            with pytest.raises(StoreUnavailableError):
+                await store.drop_replaced([last])
+        assert [segment.id for segment in await store.segments()] == [last]
+        await store.drop_replaced()
+        assert await fra.database[SEGMENTS].distinct("_id") == [last]
+
+    async def test_a_death_before_a_segment_is_told_of(self, sites, monkeypatch):
+        fra, _ = sites
+        here = Writer(fra, random.Random(30), "f")
+        indexer = await opened(fra)
+        search = search_of(fra)
+        assert await by_search(search, parse("direction:out", 0), set(TENANTS), 50) == []
+        before = await search.store.state()
+        await here.begin(30)
+        await fra.sequence()
+        change = SearchStore._change
+
+        async def dies(self, term, fields, *, changed=False) -> None:
+            if changed:
+                raise StoreUnavailableError("killed")
+            await change(self, term, fields)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SearchStore, "_change", dies)
+            with pytest.raises(StoreUnavailableError):
+                await indexer.turn()
+        assert len(await search.store.segments()) == 1
+        assert (await search.store.state()).version == before.version
+        await opened(fra)
+        assert (await search.store.state()).version > before.version
+
+
+class TestLogs:
+    """What is wrong with one log is that log's alone; the ledger's own records are no messages."""
+
+    async def test_a_missing_bundle_of_a_peer(self, sites):
+        fra, iad = sites
+        here, there = Writer(fra, random.Random(31), "f"), Writer(iad, random.Random(32), "i")
+        await here.begin(30)
+        await there.begin(20)
+        for each in sites:
+            await each.sequence()
+        await fra.catch_up(iad)
+        (theirs,) = await fra.store.logs(own=False)
+        await self.lose(fra, theirs.origin)
+        indexer = indexer_of(fra)
+        with capture_logs() as logs:
+            rests = await run(indexer, 4)
+        assert [line["origin"] for line in logs if line["event"] == "log_not_indexed"] == [theirs.origin]
+        assert rests == [index._PAUSE_SECONDS] * 4
+        assert indexer.messages == 30
+        assert indexer.behind == theirs.size
+        assert indexer.until > fra.clock.now_ms() - 60_000
+        await self.bring_back(fra)
+        await settle(indexer)
+        assert (indexer.messages, indexer.behind) == (50, 0)
+
+    async def test_a_missing_bundle_of_our_own(self, sites):
+        """Nothing that was accepted since is said to be in the index."""
+        fra, _ = sites
+        here = Writer(fra, random.Random(33), "f")
+        await here.begin(30)
+        await fra.sequence(seal="quarter")
+        await here.begin(20)
+        await fra.sequence()
+        old, _ = await fra.store.logs(own=True)
+        await self.lose(fra, old.origin)
+        indexer = indexer_of(fra)
+        await run(indexer, 3)
+        assert indexer.messages == 20
+        assert indexer.until <= 0
+        assert await compare(fra, random.Random(34), 20) > 20
+        await self.bring_back(fra)
+        await run(indexer, 3)
+        assert (indexer.messages, indexer.behind) == (50, 0)
+        assert indexer.until > fra.clock.now_ms() - 60_000
+        assert await compare(fra, random.Random(35), 20) > 20
+
+    async def test_built_anew_over_two_quarters(self, sites, monkeypatch):
+        """While an earlier log is being read, what the later one says does not move the border of the index."""
+        fra, _ = sites
+        monkeypatch.setattr(index, "_ENTRIES", 256)
+        here = Writer(fra, random.Random(36), "f")
+        await here.begin(600)
+        await fra.sequence(seal="quarter")
+        late = fra.accepted(tenant="acme")
+        await fra.append([late])
+        await fra.sequence()
+        indexer = await opened(fra)
+        await indexer.turn()
+        assert indexer.behind > 0
+        oldest = max(story[0].at for story in here.stories)
+        assert indexer.until <= oldest
+        await settle(indexer)
+        assert indexer.messages == 601
+
+    async def test_records_of_the_ledger_are_no_messages(self, sites):
+        fra, _ = sites
+        here = Writer(fra, random.Random(37), "f")
+        await here.begin(20)
+        gap = Event(f"{LEDGER_NODE}.fra.1.1", 0, "", Kind.GAP, fra.clock.now_ms(), {}, ref="node-9:1 3-4")
+        await fra.append([gap], node=LEDGER_NODE)
+        lost = Event("lost", 0, "", Kind.GAP, fra.clock.now_ms(), {}, reason="lost")  # repair's, for a first event
+        await fra.append([lost])
+        await fra.append([fra.then(lost, Kind.CANCELLED, {})])
+        await fra.sequence()
+        indexer = await opened(fra)
+        await settle(indexer)
+        assert indexer.messages == 20
+        await check_segments(fra)
+
+    async def test_a_message_that_makes_no_sense(self, sites):
+        """A peer's, or of a program that wrote nonsense: the others are indexed."""
+        fra, iad = sites
+        here, there = Writer(fra, random.Random(38), "f"), Writer(iad, random.Random(39), "i")
+        await here.begin(20)
+        await there.begin(20)
+        await iad.append([there.accepted(body=["no", "text"]), there.accepted(**{"class": 7}, planned_route=[1])])
+        await iad.append([iad.accepted(mid="two\nlines", tenant="acme")])
+        for each in sites:
+            await each.sequence()
+        await fra.catch_up(iad)
+        with capture_logs() as logs:
+            indexer = await opened(fra)
+            await settle(indexer)
+        assert [line["event"] for line in logs if line["log_level"] == "error"] == ["message_not_indexed"]
+        assert indexer.messages == 41
+
+    async def lose(self, site: Site, origin: str) -> None:
+        self.lost = await site.database[BUNDLES].find_one_and_delete({"_id": f"{origin}|0"})
+        assert self.lost is not None
+
+    async def bring_back(self, site: Site) -> None:
+        await site.database[BUNDLES].insert_one(self.lost)
 
 
 class TestService:

@@ -92,6 +92,19 @@ class TestSharing:
         chances = np.linspace(0.5, 0.97, 20)
         assert apply(one, chances) == pytest.approx(apply(both, chances), abs=1e-4)
 
+    def test_a_peer_whose_clock_is_ahead_weighs_what_others_weigh(self):
+        one, other, later = taught(3), taught(3), NOW + 30_000
+        dump = taught(5).dump(NOW + 1_000 * HOUR)
+        assert one.merge("ahead", dump, later)
+        assert other.merge("right", taught(5).dump(later), later)
+        for calibration in (one, other):
+            calibration.refresh(later)
+        chances = np.linspace(0.5, 0.97, 20)
+        assert apply(one, chances) == pytest.approx(apply(other, chances), abs=0.05)
+        broken = dump[:-4] + np.array([np.nan], "<f4").tobytes()
+        with pytest.raises(ValueError, match="none"):
+            one.merge("broken", broken, later)
+
     def test_restore_of_a_dump_is_the_same(self):
         one, two = taught(3), Calibration(Tuning())
         later = NOW + 30_000
