@@ -50,6 +50,7 @@ class RunningLedger:
         self.store = LedgerStore(database)
         self.clock = SystemClock()
         self.cosigning: set[str] = set()
+        self._round = asyncio.Lock()
         self.keys = {
             role: Signer.cosigner(
                 cosigner_name(settings.ledger_domain, settings.ledger_peers[0].dc, role), derive(PEER_SEED, role)
@@ -91,7 +92,8 @@ class RunningLedger:
                 await asyncio.sleep(0.02)
 
     async def turn(self) -> int:
-        count = await self.sequencer.round()
+        async with self._round:  # `run` and `settle` take turns: one sequencer, one round
+            count = await self.sequencer.round()
         for role in sorted(self.cosigning):
             await self.cosign(role)
         return count
