@@ -416,12 +416,11 @@ class Node:
             await wait_for_indexes(database, clock)
             lease = await Terms(database, settings, clock).open(lock.host)
             node = cls(settings, clock, database, lock, lease)
-            await node.callback_log.ensure_indexes()
-            await node.batch_jobs.ensure_indexes()
-            await node.watch.ensure_indexes()
-            for keeper in (node.links, node.sessions, node.delays, node.audit):
+            for keeper in (
+                *(node.callback_log, node.batch_jobs, node.watch, node.recipients.store),
+                *(node.links, node.sessions, node.delays, node.audit),
+            ):
                 await keeper.ensure_indexes()
-            await node.recipients.store.ensure_indexes()
             await node.catalog.refresh()
             await node.learning.open()
             await node.recipients.refresh()

@@ -67,9 +67,13 @@ def bare_app() -> FastAPI:
         preferences,
         people,
         audit,
+        nodes,
+        statistics,
+        alerts,
+        batch_jobs,
+        resend,
+        texts,
     ):
-        app.include_router(module.router)
-    for module in (nodes, statistics, alerts, batch_jobs, resend, texts):
         app.include_router(module.router)
     install(app)
     openapi.install(app)

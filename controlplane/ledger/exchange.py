@@ -13,7 +13,7 @@ from controlplane.store.routing_states import RoutingState, RoutingStates
 from controlplane.store.statistics import Statistics
 from controlplane.tasks import going_on
 
-__all__ = ["Exchange", "StatisticsExchange"]
+__all__ = ["Exchange", "StatisticsExchange", "told"]
 
 _log = structlog.get_logger()
 _PAUSE_SECONDS = 3.0
@@ -38,7 +38,7 @@ class Exchange:
                 await self.fetch()
                 self.problem = ""
             except Exception as error:  # noqa: BLE001 - whatever a peer says, the ledger goes on
-                self.problem = _told("routing_states_not_fetched", self._client, error, self.problem)
+                self.problem = told("routing_states_not_fetched", self._client, error, self.problem)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def fetch(self) -> int:
@@ -67,7 +67,7 @@ class StatisticsExchange:
                 await self.fetch()
                 self.problem = ""
             except Exception as error:  # noqa: BLE001 - whatever a peer says, the ledger goes on
-                self.problem = _told("statistics_not_fetched", self._client, error, self.problem)
+                self.problem = told("statistics_not_fetched", self._client, error, self.problem)
             await asyncio.sleep(_STATISTICS_SECONDS)
 
     async def fetch(self) -> int:
@@ -84,7 +84,7 @@ class StatisticsExchange:
         return total
 
 
-def _told(event: str, client: LedgerClient, error: Exception, before: str) -> str:
+def told(event: str, client: LedgerClient, error: Exception, before: str) -> str:
     """What is wrong, logged unless it was so before; with its traceback where nobody expects it."""
     problem = str(error)[:300] or repr(error)
     if problem != before:

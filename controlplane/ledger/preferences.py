@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 
 import structlog
 
 from controlplane.clock import Clock
-from controlplane.errors import StoreUnavailableError
+from controlplane.ledger.exchange import told
 from controlplane.ledger.peer_client import LedgerClient, PeerError
 from controlplane.store.preference_news import Mark, PreferenceNews
 from controlplane.tasks import going_on
@@ -43,11 +42,7 @@ class PreferenceExchange:
                 more = await self.step()
                 self.problem = ""
             except Exception as error:  # noqa: BLE001 - nothing that a peer tells ends the ledger
-                if not isinstance(error, (PeerError, StoreUnavailableError)):
-                    _log.error("preferences_failed", peer=self._client.name, trace=traceback.format_exc()[-2000:])
-                if self.problem != str(error)[:300]:
-                    _log.error("preferences_not_fetched", peer=self._client.name, reason=str(error)[:300])
-                self.problem = str(error)[:300]
+                self.problem = told("preferences_not_fetched", self._client, error, self.problem)
             await asyncio.sleep(_MORE_SECONDS if more else _PAUSE_SECONDS)
 
     async def step(self) -> bool:

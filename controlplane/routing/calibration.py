@@ -14,12 +14,12 @@ import struct
 import numpy as np
 from numpy.typing import NDArray
 
+from controlplane.routing.fading import Fading, Floats
 from controlplane.routing.model import logit, sigmoid
-from controlplane.routing.tuning import HOUR, Tuning
+from controlplane.routing.tuning import Tuning
 
 __all__ = ["Calibration"]
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _KNOTS = np.array([-2.0, 0.0, 1.0, 2.0, 3.0, 4.0])
 """Logits at which the shift is learned: 12 % to 98 %; constant outside."""
@@ -28,26 +28,20 @@ _INSIDE = 0.02, 0.99
 """What is thought more certain than this is taken as this."""
 _SLOPE = 0.1
 """The map rises at least so much."""
-_REBASE_MS = 24 * HOUR
 _HEADER = struct.Struct("<BQ")
 _VERSION = 1
 
 
-class Calibration:
+class Calibration(Fading):
     """One map per class of the tuning."""
 
     def __init__(self, tuning: Tuning) -> None:
-        self._tuning = tuning
         self._classes = {cls: n for n, cls in enumerate(tuning.classes)}
+        shape = len(self._classes), _N, _N + 1  # precision matrix, and precision × mean
+        super().__init__(shape, tuning.calibration_half_life_ms)
         steps = np.diff(np.eye(_N), axis=0)
         self._prior = tuning.calibration_strength * (np.eye(_N) + 2.0 * steps.T @ steps)
         self._bond = tuning.calibration_bond * self._prior
-        shape = len(self._classes), _N, _N + 1
-        self._own = np.zeros(shape)
-        """Precision matrix, and precision × mean, as of the landmark."""
-        self._others = np.zeros(shape)
-        self._peers: dict[str, tuple[int, Floats]] = {}
-        self._ref = 0
         self._shift = np.zeros((len(self._classes), _N))
 
     def number(self, cls: str) -> int:
@@ -74,7 +68,7 @@ class Calibration:
         p = sigmoid(logits + shift)
         curvature = weights * p * (1.0 - p)
         own = self._own[number]
-        grown = float(np.exp2((at_ms - self._ref) / self._tuning.calibration_half_life_ms))
+        grown = float(np.exp2((at_ms - self._ref) / self._half_life_ms))
         own[:, :_N] += grown * (hats.T @ (hats * curvature[:, np.newaxis]))
         own[:, _N] += grown * (hats.T @ (weights * (labels - p) + curvature * shift))
 
@@ -92,42 +86,6 @@ class Calibration:
         """This node's own contribution as of now, in float32."""
         self._rebase(now_ms)
         return _HEADER.pack(_VERSION, now_ms) + (self._own * self._scale(now_ms)).astype("<f4").tobytes()
-
-    def merge(self, peer: str, state: bytes, now_ms: int) -> bool:
-        """Take a peer's `dump`; False where a newer one is known. Raises ValueError for what is no dump."""
-        at, own = self._load(state)
-        at = min(at, now_ms)  # whatever the peer's clock says
-        known = self._peers.get(peer)
-        if known is not None and known[0] >= at:
-            return False
-        self._peers[peer] = at, own
-        self._rebase(now_ms)
-        self._sum_others()
-        return True
-
-    def restore(self, state: bytes) -> None:
-        """Take this node's own `dump` in place of what it has."""
-        at, own = self._load(state)
-        self._rebase(at)
-        self._own = own / self._scale(at)
-        self.refresh(at)
-
-    def _scale(self, now_ms: int) -> float:
-        return float(np.exp2((self._ref - now_ms) / self._tuning.calibration_half_life_ms))
-
-    def _rebase(self, now_ms: int) -> None:
-        if now_ms - self._ref < _REBASE_MS:
-            return
-        if self._ref:
-            self._own *= self._scale(now_ms)
-        self._ref = now_ms
-        self._sum_others()
-
-    def _sum_others(self) -> None:
-        self._others[:] = 0.0
-        for peer in sorted(self._peers):
-            at, own = self._peers[peer]
-            self._others += own * np.exp2((at - self._ref) / self._tuning.calibration_half_life_ms)
 
     def _load(self, state: bytes) -> tuple[int, Floats]:
         if len(state) != _HEADER.size + 4 * self._own.size:

@@ -13,16 +13,15 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
+from controlplane.routing.fading import Fading, Floats
 from controlplane.routing.features import BUCKETS, WIDTH
-from controlplane.routing.tuning import HOUR, Tuning
+from controlplane.routing.tuning import Tuning
 
 __all__ = ["Model", "logit", "sigmoid"]
 
-Floats = NDArray[np.float64]
 _HEADER = struct.Struct("<BQI")
 _VERSION = 1
 _BATCH = 32
-_REBASE_MS = 24 * HOUR
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -35,24 +34,20 @@ def logit(p: Floats) -> Floats:
     return np.asarray(np.log(p / (1.0 - p)))
 
 
-class Model:
+class Model(Fading):
     """Weights of hashed features. Every feature present has the value 1."""
 
     def __init__(self, tuning: Tuning) -> None:
+        super().__init__((2, BUCKETS), tuning.model_half_life_ms)  # precision; precision × mean
         self._tuning = tuning
         self._prior = WIDTH / tuning.model_sd**2
-        self._own = np.zeros((2, BUCKETS))
-        """Precision; precision × mean: both as of the landmark."""
-        self._others = np.zeros((2, BUCKETS))
-        self._peers: dict[str, tuple[int, Floats]] = {}
-        self._ref = 0
         self.mean = np.zeros(BUCKETS)
         self.variance = np.full(BUCKETS, 1.0 / self._prior)
 
     def learn(self, features: NDArray[np.int64], labels: Floats, offsets: Floats, weights: Floats, at_ms: int) -> None:
         """features (n, WIDTH) buckets, labels (n,) in [0, 1], offsets (n,) logits, weights (n,). One Newton step per 32 messages."""
         self._rebase(at_ms)
-        grown = np.exp2((at_ms - self._ref) / self._tuning.model_half_life_ms)
+        grown = np.exp2((at_ms - self._ref) / self._half_life_ms)
         for start in range(0, len(labels), _BATCH):
             index = features[start : start + _BATCH]
             means = self.mean[index]
@@ -78,59 +73,23 @@ class Model:
         body = kept.tobytes() + np.ascontiguousarray(state[:, kept]).tobytes()
         return _HEADER.pack(_VERSION, now_ms, len(kept)) + zlib.compress(body, 1)
 
-    def merge(self, peer: str, state: bytes, now_ms: int) -> bool:
-        """Take a peer's `dump`; False where a newer one is known. Raises ValueError for what is no dump."""
-        at, full = _load(state)
-        known = self._peers.get(peer)
-        if known is not None and known[0] >= at:
-            return False
-        self._peers[peer] = at, full
-        self._rebase(now_ms)
-        self._sum_others()
-        return True
-
-    def restore(self, state: bytes) -> None:
-        """Take this node's own `dump` in place of what it has."""
-        at, full = _load(state)
-        self._rebase(at)
-        self._own = full / self._scale(at)
-        self.refresh(at)
-
     def _settle(self, index: NDArray[np.int64], now_ms: int) -> None:
         precision, pulled = (self._own[:, index] + self._others[:, index]) * self._scale(now_ms)
         self.variance[index] = 1.0 / (self._prior + precision)
         self.mean[index] = pulled * self.variance[index]
 
-    def _scale(self, now_ms: int) -> float:
-        return float(np.exp2((self._ref - now_ms) / self._tuning.model_half_life_ms))
-
-    def _rebase(self, now_ms: int) -> None:
-        if now_ms - self._ref < _REBASE_MS:
-            return
-        if self._ref:
-            self._own *= self._scale(now_ms)
-        self._ref = now_ms
-        self._sum_others()
-
-    def _sum_others(self) -> None:
-        self._others[:] = 0.0
-        for peer in sorted(self._peers):
-            at, full = self._peers[peer]
-            self._others += full * np.exp2((at - self._ref) / self._tuning.model_half_life_ms)
-
-
-def _load(state: bytes) -> tuple[int, Floats]:
-    try:
-        version, at, n = _HEADER.unpack_from(state)
-        if version != _VERSION:
-            raise ValueError(f"a routing model of version {version}, and only {_VERSION} is known")
-        body = zlib.decompress(state[_HEADER.size :])
-        index = np.frombuffer(body, "<u4", n)
-        values = np.frombuffer(body, "<f4", 2 * n, 4 * n).reshape(2, n)
-    except (struct.error, zlib.error) as error:
-        raise ValueError("not a dump of the routing model") from error
-    if n and int(index.max()) >= BUCKETS:
-        raise ValueError("a routing model with more buckets than this one")
-    full = np.zeros((2, BUCKETS))
-    full[:, index] = values
-    return at, full
+    def _load(self, state: bytes) -> tuple[int, Floats]:
+        try:
+            version, at, n = _HEADER.unpack_from(state)
+            if version != _VERSION:
+                raise ValueError(f"a routing model of version {version}, and only {_VERSION} is known")
+            body = zlib.decompress(state[_HEADER.size :])
+            index = np.frombuffer(body, "<u4", n)
+            values = np.frombuffer(body, "<f4", 2 * n, 4 * n).reshape(2, n)
+        except (struct.error, zlib.error) as error:
+            raise ValueError("not a dump of the routing model") from error
+        if n and int(index.max()) >= BUCKETS:
+            raise ValueError("a routing model with more buckets than this one")
+        full = np.zeros((2, BUCKETS))
+        full[:, index] = values
+        return at, full
