@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -26,6 +27,12 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+def drop_databases(folder: Path) -> None:
+    """Remove what ended mongods leave below a folder that many tests shared."""
+    for made in list(folder.rglob("WiredTiger")):
+        shutil.rmtree(made.parent)
+
+
 def pytest_asyncio_loop_factories() -> dict[str, Any]:
     """Tests run on the loop that nodes run on."""
     return {"uvloop": uvloop.new_event_loop}
@@ -37,6 +44,7 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     process.start()
     yield process
     process.stop()
+    drop_databases(process.data)
 
 
 @pytest.fixture

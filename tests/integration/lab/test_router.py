@@ -40,7 +40,7 @@ from controlplane.store.leases import Checkpoint, Terms
 from controlplane.store.schema import ensure_indexes
 from controlplane.store.seal import Seal
 from controlplane.store.slots import Slots
-from tests.conftest import SECRET, free_port
+from tests.conftest import SECRET, drop_databases, free_port
 
 ROUTER = Path(__file__).parents[2] / "lab" / "router.py"
 NODE = "CN=node,OU=heliograph-client,O=heliograph-fra"
@@ -121,6 +121,7 @@ class ShardedCluster:
             "--configsvr" if name == "cfg" else "--shardsvr", "--nounixsocket", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25",
             "--tlsMode", "requireTLS", "--tlsCertificateKeyFile", str(self.certificates["member"]), "--tlsCAFile", str(self.authority.file),
             "--clusterAuthMode", "x509", "--setParameter", "diagnosticDataCollectionEnabled=false", "--logpath", str(data / "log"),
+            "--wiredTigerEngineConfigString=log=(file_max=8MB)",
         ]  # fmt: skip
         self.processes[port] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
@@ -204,6 +205,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardedCluster
         yield cluster
     finally:
         code = cluster.stop()
+        drop_databases(cluster.folder)
     assert code == 0, (cluster.folder / "mongos.log").read_text()
     assert '"Unexpected"' not in (cluster.folder / "mongos.log").read_text()
 

@@ -29,7 +29,7 @@ from pymongo.errors import PyMongoError
 
 from controlplane.cli import main
 from controlplane.embedded.mongod import binary
-from tests.conftest import free_port
+from tests.conftest import drop_databases, free_port
 
 # pymongo leaves the socket of a connection that is given up while TLS is being spoken to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -117,6 +117,7 @@ class Machines:
                 "--wiredTigerCacheSizeGB",
                 "0.25",
                 "--nounixsocket",
+                "--wiredTigerEngineConfigString=log=(file_max=8MB)",  # 300 MB for each otherwise
             ]
             command += ["--setParameter", "diagnosticDataCollectionEnabled=false", "--logpath", str(data / "log")]
             command += [f"--{self.role}"] if self.role else []
@@ -245,6 +246,7 @@ def machines(tmp_path_factory):
     yield make
     for each in made:
         each.stop()
+        drop_databases(each.home)
 
 
 @pytest.fixture(scope="module")
