@@ -68,6 +68,7 @@ from controlplane.store.invitations import Invitations
 from controlplane.store.leases import Checkpoint, HostLock, Lease, Terms
 from controlplane.store.ledger_scrub import ScrubStore
 from controlplane.store.login_delays import LoginDelays
+from controlplane.store.operations import Operations
 from controlplane.store.orphans import OrphanStore
 from controlplane.store.people import People
 from controlplane.store.preferences import PreferenceStore
@@ -129,6 +130,7 @@ class Node:
         self.published = Published(self.ledger, clock)
         self.standing = Standing(self.ledger, self.published, self.reader, settings, clock)
         self.regions = RegionStore(database)
+        self.operations = Operations(database, clock, settings.datacenter)
         self._wire_dispatch()
         self._started_at = clock.now_ms()
         self.watch = Watch(
@@ -316,6 +318,7 @@ class Node:
             published=self.published,
             standing=self.standing,
             regions=self.regions,
+            operations=self.operations,
             adoption=self.region_adopter,
             new_callback_secret=new_secret,
             watch=self.watch,

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from controlplane import __version__
+from controlplane.backup_command import backup
 from controlplane.carrier.command import carrier
 from controlplane.client import ApiError, Client
 from controlplane.cluster_command import cluster
@@ -40,6 +41,7 @@ app = typer.Typer(
 )
 messages = typer.Typer(no_args_is_help=True, help="Messages and what became of them.")
 app.add_typer(messages, name="messages")
+app.add_typer(backup, name="backup")
 app.add_typer(cluster, name="cluster")
 app.add_typer(ledger, name="ledger")
 app.add_typer(ops, name="ops")

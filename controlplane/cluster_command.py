@@ -98,3 +98,13 @@ def features(ca: Ca = None, certificate: Certificate = None, timeout: Timeout = 
     report = Report(_line)
     asyncio.run(raise_features(read(FeatureSpec, sys.stdin.read()), Access(ca, certificate), report, Deadline(timeout)))
     report.converged()
+
+
+@cluster.command("snapshots")
+def snapshots(ca: Ca = None, certificate: Certificate = None) -> None:
+    """Let members keep old states for so many seconds, while a backup reads one of them: {"members", "seconds"}. MongoDB's own is 300."""
+    from controlplane.store.cluster import Access, Report, SnapshotSpec, keep_snapshots, read  # noqa: PLC0415
+
+    report = Report(_line)
+    asyncio.run(keep_snapshots(read(SnapshotSpec, sys.stdin.read()), Access(ca, certificate), report))
+    report.converged()

@@ -6,19 +6,24 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from controlplane.clock import SystemClock
+from controlplane.domain.operations import KINDS, refusals
 from controlplane.errors import ConfigError
 from controlplane.ops import canary
+from controlplane.ops.agent import alone, serve
 from controlplane.ops.desired import desired
-from controlplane.ops.operation import Operation, State, begin, find, run
+from controlplane.ops.operation import Operation, State, begin, find
+from controlplane.ops.phases import ask
+from controlplane.ops.reporting import Desk, HeldElsewhereError, Telling, operate
 from controlplane.ops.runner import Event, play
 
 __all__ = ["ops"]
@@ -31,8 +36,12 @@ ops = typer.Typer(
 Stack = Annotated[str, typer.Argument(help="The region's stack.")]
 Folder = Annotated[Path, typer.Option("--state", help="Where operations are written down.")]
 Scope = Annotated[str, typer.Option(help="nodes, mongodb or everything.")]
+Again = Annotated[bool, typer.Option("--again", help="Also where it was done today.")]
+Told = Annotated[
+    list[str] | None, typer.Option(help="A region elsewhere whose operator has the new entry, or `clients`.")
+]
+Check = Annotated[bool, typer.Option("--check", help="Tell what would be done; change nothing.")]
 _STATE = Path("data") / "operations"
-_SCOPES = ("nodes", "mongodb", "everything")
 _FAILED = 1
 _ABORT_SECONDS = 30.0
 
@@ -46,23 +55,59 @@ def _tell(event: Event) -> None:
         typer.echo(f"{'':<24} {event.message}")
 
 
-def _operate(stack: str, folder: Path, kind: str, **variables: str) -> None:
+def _checked(kind: str, **given: str) -> dict[str, str]:
+    """Those that are given, once nothing is wrong with them. ConfigError."""
+    variables = {name: value for name, value in given.items() if value}
+    if wrong := refusals(kind, variables, here=True):
+        raise ConfigError("; ".join(f"{where.rpartition('/')[2]}: {what}" for where, what in wrong))
+    return variables
+
+
+def _operate(stack: str, folder: Path, kind: str, **given: str) -> None:
+    variables = _checked(kind, **given)
     state = State((folder / stack).resolve())
-    known, clock = desired(stack), SystemClock()
-    asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda found, _frame: asked.append(found))
+    known, clock, canceled = desired(stack), SystemClock(), _signals()
     with state.lock():
-        operation = begin(state, kind, {name: value for name, value in variables.items() if value}, clock)
-        if operation.resumed:
-            written = state.journal(operation)
-            typer.echo(
-                f"{kind} of {stack} goes on: {len(written.done)} steps are done, open: {', '.join(written.open) or 'none'}"
-            )
-        ended = asyncio.run(run(state, operation, known, clock, _tell, canceled=lambda: bool(asked)))
+
+        async def work() -> Operation:
+            async with Desk(known, state, clock) as desk:
+                heard = await desk.catch_up()
+                before = find(state)
+                operation = begin(state, kind, variables, clock)
+                telling = Telling(desk, operation)
+                try:
+                    if heard:
+                        await telling.enter(operation)
+                except HeldElsewhereError:
+                    if KINDS[kind].changes:
+                        _undo(state, before, operation)
+                        raise
+                if operation.resumed:
+                    written = state.journal(operation)
+                    left = ", ".join(written.open) or "none"
+                    typer.echo(f"{kind} of {stack} goes on: {len(written.done)} steps are done, open: {left}")
+                return await operate(telling, operation, _tell, canceled=canceled)
+
+        ended = asyncio.run(work())
     _say(stack, state, ended)
     if ended.state != "done":
         raise typer.Exit(_FAILED)
+
+
+def _signals() -> Callable[[], bool]:
+    """Whether somebody wants this to end, from now on."""
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda found, _frame: asked.append(found))
+    return lambda: bool(asked)
+
+
+def _undo(state: State, before: Operation | None, operation: Operation) -> None:
+    """As if it had never been begun: the API knows of another one that is not finished."""
+    if before is not None and before.id == operation.id:
+        state.save(before)
+    else:
+        state.forget(operation)
 
 
 def _say(stack: str, state: State, operation: Operation) -> None:
@@ -71,11 +116,13 @@ def _say(stack: str, state: State, operation: Operation) -> None:
     typer.echo(
         f"{stack}: {operation.kind} {operation.id} {'was cut' if cut else operation.state}, {operation.changed} changed"
     )
-    sent = canary.accepted(state.path(operation, "canaries.jsonl"))
-    if sent:
+    sent = canary.counted(state.path(operation, "canaries.jsonl"))
+    if sent["accepted"]:
         typer.echo(
-            f"  messages through it: {len(sent)} accepted, {sum(one['retried'] for one in sent)} attempts repeated"
+            f"  messages through it: {sent['accepted']} accepted, {sent['missing']} missing, {sent['retried']} attempts repeated"
         )
+    if written.total:
+        typer.echo(f"  steps: {written.passed} of {written.total} passed")
     for words, found in (("done", written.done), ("open", written.open), ("owed", written.owed)):
         if found:
             typer.echo(f"  {words}: {', '.join(found)}")
@@ -85,19 +132,13 @@ def _say(stack: str, state: State, operation: Operation) -> None:
         typer.echo("  Run it again to go on, or `heliograph ops abort` to take back what it owes.")
 
 
-def _scope(value: str) -> str:
-    if value not in _SCOPES:
-        raise ConfigError(f"--scope {value} is not known; it is one of {', '.join(_SCOPES)}")
-    return value
-
-
 @ops.command()
 def plan(stack: Stack, scope: Scope = "everything") -> None:
     """What an upgrade of this scope would change, host by host. Changes nothing."""
     done = play(
         desired(stack),
         "upgrade.yml",
-        {"heliograph_scope": _scope(scope)},
+        {"heliograph_scope": _checked("plan", scope=scope)["scope"]},
         check=True,
         tell=_tell,
         canceled=lambda: False,
@@ -122,7 +163,7 @@ def verify(stack: Stack, state: Folder = _STATE) -> None:
 @ops.command()
 def upgrade(stack: Stack, scope: Scope = "everything", state: Folder = _STATE) -> None:
     """Bring nodes, MongoDB or both to the declared images and settings, without a message lost."""
-    _operate(stack, state, "upgrade", scope=_scope(scope))
+    _operate(stack, state, "upgrade", scope=scope)
 
 
 @ops.command()
@@ -155,6 +196,128 @@ def undrain(
     _operate(stack, state, "undrain", host=host, node=node)
 
 
+def _change(stack: str, folder: Path, kind: str, *, check: bool, told: list[str] | None = None, **given: str) -> None:
+    """An operation of phases, or with `check` what they would be. `told`: regions, or clients, that have what a phase waits for."""
+    variables = _checked(kind, **given)
+    subject = variables.get("scope", kind)
+    for one in told or ():
+        ask("told", stack, subject, peer=one, variables=variables)
+    if not check:
+        _operate(stack, folder, kind, **given)
+        return
+    found = ask("plan", stack, subject, variables=variables)
+    for line in found["phases"]:
+        typer.echo(line)
+    typer.echo(f"{stack}: {found['preview'] or 'the next phase is under way, or changes no host by itself'}")
+
+
+@ops.command("rotate-certificates")
+def rotate_certificates(
+    stack: Stack,
+    scope: Annotated[str, typer.Option(help="certificates, or authority: a new one, and then all certificates.")],
+    again: Again = False,
+    told: Told = None,
+    check: Check = False,
+    state: Folder = _STATE,
+) -> None:
+    """New keys and certificates on every host, one service after another; under a new authority the old ones are refused at the end."""
+    _change(
+        stack,
+        state,
+        "rotate-certificates",
+        check=check,
+        told=told,
+        scope=scope,
+        again="true" if again else "",
+    )
+
+
+@ops.command("rotate-keys")
+def rotate_keys(
+    stack: Stack,
+    scope: Annotated[str, typer.Option(help="api, ledger or ssh.")],
+    again: Again = False,
+    told: Told = None,
+    check: Check = False,
+    state: Folder = _STATE,
+) -> None:
+    """A new first API key, key of the log, or SSH key; the old one ends once the new one has proven itself."""
+    _change(stack, state, "rotate-keys", check=check, told=told, scope=scope, again="true" if again else "")
+
+
+@ops.command("replace-host")
+def replace_host(
+    stack: Stack,
+    host: Annotated[str, typer.Option(help="The host that goes: dead, or to be retired.")],
+    by: Annotated[str, typer.Option(help="The new machine: name=address.")],
+    host_key: Annotated[str, typer.Option(help="Its public SSH key; without it the key is read and shown.")] = "",
+    check: Check = False,
+    state: Folder = _STATE,
+) -> None:
+    """Put another machine in the place of a host. Its members get their data from the others."""
+    _change(stack, state, "replace-host", check=check, host=host, by=by, host_key=host_key or _host_key(by))
+
+
+def _host_key(by: str) -> str:
+    """What answers at the address, once somebody has compared it."""
+    shown = ask("host-key", "-", "replace-host", variables={"by": by})
+    typer.echo(f"{by} answers with the SSH key {shown['fingerprint']}. Compare it on the machine's own console:")
+    typer.echo("  ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub")
+    typer.confirm("Is it the same?", abort=True)
+    return str(shown["key"])
+
+
+@ops.command("add-shard")
+def add_shard(
+    stack: Stack,
+    shard: Annotated[str, typer.Argument(help="Its name.")],
+    hosts: Annotated[str, typer.Option(help="Where its members stand, separated by commas.")] = "",
+    check: Check = False,
+    state: Folder = _STATE,
+) -> None:
+    """Add a shard behind the others. There is no way back."""
+    _change(stack, state, "add-shard", check=check, shard=shard, hosts=hosts)
+
+
+Where = Annotated[str, typer.Option("--host", help="On this host, which has a node; else on the first that has.")]
+
+
+@ops.command()
+def backup(
+    stack: Stack,
+    host: Where = "",
+    name: Annotated[str, typer.Option(help="Of the backup; else the operation's id.")] = "",
+    state: Folder = _STATE,
+) -> None:
+    """Back the database up as of one instant, while messages go on; the encrypted archive comes to data/backups/STACK."""
+    _operate(stack, state, "backup", host=host, backup=name)
+
+
+@ops.command()
+def restore(
+    stack: Stack,
+    backup: Annotated[str, typer.Option(help="Which of those in data/backups/STACK.")],
+    confirm: Annotated[str, typer.Option(help="The region's name, once more: what its database holds is replaced.")],
+    host: Where = "",
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Stop nodes and ledgers, and empty the database, first.")
+    ] = False,
+    state: Folder = _STATE,
+) -> None:
+    """Put a backup into the region's empty database, then start ledgers and nodes in the right order. Run it again after a cut."""
+    _operate(stack, state, "restore", backup=backup, confirm=confirm, host=host, discard="true" if discard else "")
+
+
+@ops.command()
+def drill(
+    stack: Stack,
+    backup: Annotated[str, typer.Option(help="Which of those in data/backups/STACK; else the newest.")] = "",
+    state: Folder = _STATE,
+) -> None:
+    """Restore a backup on this machine, and assert that every accepted message is there. The region is not asked."""
+    _operate(stack, state, "drill", backup=backup)
+
+
 @ops.command()
 def status(stack: Stack, state: Folder = _STATE, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """The newest operations, and where an unfinished one stands."""
@@ -172,7 +335,7 @@ def status(stack: Stack, state: Folder = _STATE, as_json: Annotated[bool, typer.
 @ops.command()
 def abort(stack: Stack, state: Folder = _STATE) -> None:
     """End the operation that runs, or was cut, and take back what it owes: drained nodes run again, the balancer too. What was upgraded stays."""
-    known = State((state / stack).resolve())
+    known, clock = State((state / stack).resolve()), SystemClock()
     left = find(known)
     if left is None:
         typer.echo(f"{stack}: nothing to abort")
@@ -187,17 +350,38 @@ def abort(stack: Stack, state: Folder = _STATE) -> None:
                 )
             time.sleep(0.2)
     with known.lock():
-        written = known.journal(left)
-        done = play(
-            desired(stack),
-            "abort.yml",
-            {"heliograph_owed": list(written.owed), "heliograph_journal": str(known.path(left, "journal.jsonl"))},
-            tell=_tell,
-            canceled=lambda: False,
-        )
-        if done.status == "successful":
-            left = known.save(replace(left, state="aborted", ended_at=SystemClock().now_ms(), pid=0))
-    _say(stack, known, left)
-    if done.status != "successful":
-        sys.stderr.write(f"{done.problem}\n")
+
+        async def work() -> Operation:
+            async with Desk(desired(stack), known, clock) as desk:
+                telling = Telling(desk, left)
+                with suppress(HeldElsewhereError):  # what is owed here is taken back here
+                    await telling.enter(left)
+                return await operate(telling, left, _tell, canceled=lambda: False, verb="abort")
+
+        ended = asyncio.run(work())
+    _say(stack, known, ended)
+    if ended.state != "aborted":
         raise typer.Exit(_FAILED)
+
+
+@ops.command()
+def agent(
+    stack: Stack,
+    once: Annotated[bool, typer.Option(help="Run what is asked for now, and end.")] = False,
+    state: Folder = _STATE,
+) -> None:
+    """Run what is asked for over the API and the console, until Ctrl-C. Keep it running where the region's stack is."""
+    known, canceled = State((state / stack).resolve()), _signals()
+    typer.echo(f"{stack}: operations that are asked for run here; Ctrl-C ends this")
+    with alone(known):
+        asyncio.run(
+            serve(
+                known,
+                lambda: desired(stack),
+                SystemClock(),
+                tell=_tell,
+                say=lambda ended: _say(stack, known, ended),
+                stopped=canceled,
+                once=once,
+            )
+        )

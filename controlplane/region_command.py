@@ -52,6 +52,7 @@ class _SeedRoute(_Document):
 
 class _SeedDocument(_Document):
     admin_key: str = Field(min_length=46, max_length=46)
+    revoked_keys: list[str] = []
     connectors: list[_SeedConnector] = []
     routes: list[_SeedRoute] = []
 
@@ -76,12 +77,13 @@ def _read(kind: type[M]) -> M:
 
 
 def seed() -> None:
-    """Give a region its first key, connectors and routes, where they are missing (JSON on stdin; settings as of a node)."""
+    """Give a region its first key, connectors and routes, where they are missing, and end former first keys (JSON on stdin; settings as of a node)."""
     document = _read(_SeedDocument)
     wanted = Seed(
         tenant="operator",
         tenant_name="Operator of this region",
         keys={"first": (document.admin_key, frozenset(Scope))},
+        revoked=document.revoked_keys,
         connectors=[Connector(**one.model_dump()) for one in document.connectors],
         routes=[Route(**one.model_dump()) for one in document.routes],
     )

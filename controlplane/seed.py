@@ -19,12 +19,14 @@ __all__ = ["Seed", "plant"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seed:
-    """What should be there."""
+    """What should be there, and what should not."""
 
     tenant: str
     tenant_name: str
     keys: Mapping[str, tuple[str, frozenset[Scope]]]
     """Name → (API key, scopes)."""
+    revoked: Sequence[str] = field(default_factory=tuple)
+    """API keys that end, where they are known."""
     connectors: Sequence[Connector] = field(default_factory=tuple)
     """One that stands there under its name gets this host, port and password, and keeps everything else."""
     routes: Sequence[Route] = field(default_factory=tuple)
@@ -46,6 +48,10 @@ async def plant(settings: Settings, seed: Seed) -> list[str]:
             if seal.digest_key(key) not in now.keys:
                 await catalog.put(_key(seed.tenant, name, key, scopes, seal))
                 made.append(f"key {name}")
+        for key in seed.revoked:
+            if (gone := now.keys.get(seal.digest_key(key))) is not None:
+                await catalog.delete(Key, gone.id)
+                made.append(f"end of the key {gone.hint}")
         for connector in seed.connectors:
             known = now.connectors.get(connector.name)
             wanted = connector

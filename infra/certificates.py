@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -18,9 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from infra.config import ConfigError
+from infra.config import ConfigError, Secrets
 
-__all__ = ["Authority", "Subject", "new_authority"]
+__all__ = ["Authority", "Subject", "authorities", "new_authority"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,14 @@ def _instant(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-def new_authority(region: str, today: date) -> tuple[str, str]:
-    """(certificate, private key), PEM, for ten years. RSA, because its signatures are deterministic and every mongod verifies them."""
+def new_authority(region: str, today: date, *, successor: bool = False) -> tuple[str, str]:
+    """(certificate, private key), PEM, for ten years. RSA, because its signatures are deterministic and every mongod verifies them.
+
+    A successor has a name of its own: two authorities of one name are told apart by some verifiers only after a failure.
+    """
     key = rsa.generate_private_key(public_exponent=65537, key_size=3072)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Heliograph {region} authority")])
+    after = f" {today} {secrets.token_hex(4)}" if successor else ""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Heliograph {region} authority{after}")])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -85,10 +90,22 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
+def authorities(known: Secrets) -> str:
+    """All authorities that the region trusts, PEM, the one that signs first."""
+    return known.authority_certificate.strip() + "\n" + known.trusted_authorities
+
+
 class Authority:
     """A certificate authority: the region's own, or the user's."""
 
-    def __init__(self, certificate: str, key: str) -> None:
+    @classmethod
+    def of(cls, known: Secrets) -> Authority:
+        """The one that signs for a region."""
+        return cls(
+            known.authority_certificate, known.authority_key.get_secret_value(), trusted=known.trusted_authorities
+        )
+
+    def __init__(self, certificate: str, key: str, *, trusted: str = "") -> None:
         """From PEM. Raises ConfigError when the two are unusable or do not belong together."""
         try:
             self._certificate = x509.load_pem_x509_certificate(certificate.encode())
@@ -119,6 +136,8 @@ class Authority:
             )
         self._key = loaded
         self.certificate = certificate.strip() + "\n"
+        self.bundle = self.certificate + trusted
+        """What the region trusts: itself, and others while one follows another."""
 
     def sign(self, request: str, subject: Subject, not_before: date, days: int) -> str:
         """The certificate, PEM, for the public key in a PKCS #10 request. Raises ConfigError when it would outlive the authority."""

@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 __all__ = [
+    "OPTIONAL",
     "SECRETS",
     "Certificates",
     "ConfigError",
@@ -255,7 +256,7 @@ class Peer(_Model):
     witness_key: PublicKey
     mirror_key: PublicKey
     authority: str
-    """PEM of its certificate authority."""
+    """PEM of its certificate authority; of the old and the new one while it changes them."""
     allow: Networks = ()
     """Networks that its ledgers come from, where these are not the addresses in `urls`."""
 
@@ -263,7 +264,7 @@ class Peer(_Model):
     @classmethod
     def _is_certificate(cls, value: str) -> str:
         try:
-            x509.load_pem_x509_certificate(value.encode())
+            x509.load_pem_x509_certificates(value.encode())
         except ValueError:
             raise ValueError(
                 "is not a certificate in PEM; `pulumi stack output authority` of the other region prints it"
@@ -332,6 +333,10 @@ class Certificates(_Model):
 
     not_before: date
     days: Annotated[int, Field(ge=1, le=825)] = 397
+    serial: Annotated[int, Field(ge=0)] = 0
+    """Raised for new keys and certificates of the same day; `heliograph ops rotate-certificates` does."""
+    trust: Annotated[int, Field(ge=0)] = 0
+    """Raised when the authorities change that the region trusts: services read them at their start."""
 
 
 class Verify(_Model):
@@ -340,6 +345,13 @@ class Verify(_Model):
     to: Annotated[str, Field(pattern=r"^\+[1-9][0-9]{6,14}$")] = "+99900000001"
     """+999 belongs to no country: the built-in carrier answers for it. Give a real number to go through a real connector."""
     wait_seconds: Annotated[int, Field(ge=1, le=600)] = 60
+
+
+class Backups(_Model):
+    """Of `heliograph ops backup`."""
+
+    keep: Annotated[int, Field(ge=1, le=100)] = 2
+    """So many stay on the host that made them, the newest; those that were brought to the operator's machine stay there until somebody deletes them."""
 
 
 class Region(_Model):
@@ -357,6 +369,7 @@ class Region(_Model):
     carrier: bool = True
     """Run the built-in carrier simulator on the first host, for the numbers under +999."""
     verify: Verify = Verify()
+    backups: Backups = Backups()
     purge: bool = False
     """`pulumi destroy` also deletes the data. Takes effect with the `up` before it."""
     offline: bool = False
@@ -402,6 +415,30 @@ class Secrets(_Model):
     """The region's first API key, with the scope admin."""
     ledger_key: SecretStr
     """HELIOGRAPH_LEDGER_KEY of the ledgers: 32 random bytes in base64, from which their signing keys are made."""
+    trusted_authorities: str = ""
+    """PEM of authorities that are trusted beside the region's own, while one follows another."""
+    revoked_admin_key: SecretStr | None = None
+    """The first API key before the present one: it is revoked wherever it is found."""
+    log_keys: tuple[PublicKey, ...] = ()
+    """Public keys of the log besides the present one's, those before and the one to come: peers are given them too."""
+
+    @field_validator("trusted_authorities")
+    @classmethod
+    def _are_certificates(cls, value: str) -> str:
+        if not value:
+            return ""
+        try:
+            x509.load_pem_x509_certificates(value.encode())
+        except ValueError:
+            raise ValueError(
+                "is not PEM; `pulumi config rm trustedAuthorities` where no rotation is under way"
+            ) from None
+        return value.strip() + "\n"
+
+    @field_validator("log_keys", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
 
     @field_validator("ledger_key")
     @classmethod
@@ -420,6 +457,8 @@ class Secrets(_Model):
 
 SECRETS = ("sshKey", "authorityCertificate", "authorityKey", "secretKey", "adminKey", "ledgerKey")
 """Their names in a stack's file."""
+OPTIONAL = ("trustedAuthorities", "revokedAdminKey", "logKeys")
+"""What stands beside them while, and after, one of them is changed (`infra.changes`)."""
 
 
 def _raise(error: ValidationError, prefix: str) -> None:
@@ -453,14 +492,18 @@ def parse_region(value: Any) -> Region:
 
 def parse_secrets(value: dict[str, str | None]) -> Secrets:
     """The secrets by their names in the stack file (`sshKey` …). Raises ConfigError; never repeats a value."""
-    absent = [name for name, given in value.items() if not given]
+    absent = [name for name, given in value.items() if not given and name not in OPTIONAL]
     if absent:
         raise ConfigError(
             "\n".join(f"heliograph:{name} is not set; `pulumi config set --secret {name}` sets it" for name in absent)
         )
     try:
         return Secrets(
-            **{re.sub(r"([A-Z])", lambda match: "_" + match[1].lower(), name): given for name, given in value.items()}
+            **{
+                re.sub(r"([A-Z])", lambda match: "_" + match[1].lower(), name): given
+                for name, given in value.items()
+                if given
+            }
         )
     except ValidationError as error:
         _raise(error, "heliograph secrets")

@@ -1,6 +1,6 @@
 """`python -m infra.desired STACK`: what Ansible needs to operate a region, as one JSON document on stdout.
 
-    {"inventory": …, "connection": {"ssh_key"}, "client": {"urls", "authority", "admin_key", "to"}}
+    {"inventory": …, "connection": {"ssh_key"}, "client": {"urls", "authority", "admin_key", "secret_key", "to"}}
 
 The inventory is the one that `pulumi up` exports, with what is declared beside it: the steps that lead there, and what to ask for. It holds no secret; the
 document does: read it through a pipe, never into a file.
@@ -14,6 +14,8 @@ import sys
 from typing import Any
 
 from infra import quadlets, render, steps
+from infra.backups import backups
+from infra.certificates import authorities
 from infra.config import ConfigError, Region, Secrets, parse_region, parse_secrets
 from infra.engine import stack_configuration
 from infra.inventory import inventory
@@ -53,6 +55,7 @@ def declared(region: Region, topology: Topology) -> dict[str, Any]:
             {"name": n.name, "host": n.host, "url": n.url, "unit": f"heliograph-node-{n.number}.service"}
             for n in topology.nodes
         ],
+        "heliograph_backups": backups(region, topology),
         "heliograph_verify": render.verify_run(region, topology, "") | {"accept": [3]},
         "heliograph_tool": hostctl_source(),
     }
@@ -70,8 +73,9 @@ def desired(region: Region, secrets: Secrets) -> dict[str, Any]:
         "connection": {"ssh_key": secrets.ssh_key.get_secret_value()},
         "client": {
             "urls": [node.url for node in topology.nodes],
-            "authority": secrets.authority_certificate,
+            "authority": authorities(secrets),
             "admin_key": secrets.admin_key.get_secret_value(),
+            "secret_key": secrets.secret_key.get_secret_value(),
             "to": region.verify.to,
         },
     }

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from infra.config import SECRETS, ConfigError
+from infra.config import OPTIONAL, SECRETS, ConfigError
 
 __all__ = ["pulumi_cli", "stack_configuration", "stack_file"]
 
@@ -34,5 +34,5 @@ def stack_configuration(stack: str) -> tuple[Any, dict[str, str | None]]:
     said = pulumi_cli("config", "--stack", stack, "--show-secrets", "--json")
     values = {name.removeprefix("heliograph:"): one for name, one in json.loads(said).items()}
     region = values.get("region", {})
-    secrets = {name: values.get(name, {}).get("value") for name in SECRETS}
+    secrets = {name: values.get(name, {}).get("value") for name in (*SECRETS, *OPTIONAL)}
     return region.get("objectValue") or json.loads(region.get("value", "null")), secrets

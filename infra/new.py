@@ -24,7 +24,7 @@ from infra.config import ConfigError, parse_region
 from infra.engine import pulumi_cli, stack_configuration, stack_file
 from infra.plan import plan
 
-__all__ = ["main", "region_value"]
+__all__ = ["host_key", "main", "new_admin_key", "region_value"]
 
 _NO_DOMAIN = "heliograph.invalid"
 _EXAMPLE = "registry.example/name@sha256:" + "0" * 64
@@ -59,7 +59,8 @@ def region_value(
     }
 
 
-async def _host_key(address: str) -> str:
+async def host_key(address: str) -> str:
+    """The ed25519 host key that answers there. ConfigError where none does."""
     try:
         key = await asyncssh.get_server_host_key(address, server_host_key_algs=["ssh-ed25519"], config=None)
     except (OSError, asyncssh.Error) as error:
@@ -71,7 +72,7 @@ async def _host_key(address: str) -> str:
     return key.export_public_key().decode().strip()
 
 
-def _new_admin_key() -> str:
+def new_admin_key() -> str:
     """From the control plane's own command, so that the form of a key is known in one place."""
     program = Path(sys.executable).parent / "heliograph"
     done = subprocess.run([str(program), "keys", "generate"], capture_output=True, text=True, check=True)  # noqa: S603 - our own
@@ -159,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         addresses = _addresses(options.hosts)
-        keys = {name: asyncio.run(_host_key(address)) for name, address in addresses.items()}
+        keys = {name: asyncio.run(host_key(address)) for name, address in addresses.items()}
         today = datetime.now(UTC).date()
         hosts = {name: (address, keys[name]) for name, address in addresses.items()}
         secret, domain = _shared(options)
@@ -173,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
             "sshKey": options.ssh_key.read_text(encoding="utf-8"),
             "authorityKey": key,
             "secretKey": secret,
-            "adminKey": _new_admin_key(),
+            "adminKey": new_admin_key(),
             "ledgerKey": base64.b64encode(secrets.token_bytes(32)).decode(),
         }.items():
             pulumi_cli("config", "set", "--stack", options.stack, "--secret", name, stdin=text)

@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from infra.config import ConfigError, parse_region, parse_secrets
+from infra.certificates import authorities
+from infra.config import ConfigError, Secrets, parse_region, parse_secrets
 from infra.engine import stack_configuration, stack_file
 from infra.plan import Topology, plan
 
-__all__ = ["main", "peer_entry", "public_key"]
+__all__ = ["add_peer", "main", "peer_entry", "public_key"]
 
 
 def public_key(seed: str, role: str) -> str:
@@ -29,19 +30,20 @@ def public_key(seed: str, role: str) -> str:
     return base64.b64encode(Ed25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()).decode()
 
 
-def peer_entry(topology: Topology, seed: str, authority: str) -> dict[str, Any]:
-    """A region, as `ledger.peers` of the others has it. `authority` is its PEM."""
+def peer_entry(topology: Topology, secrets: Secrets) -> dict[str, Any]:
+    """A region, as `ledger.peers` of the others has it; nothing secret."""
+    seed = secrets.ledger_key.get_secret_value()
     return {
         "name": topology.region,
         "urls": [ledger.url for ledger in topology.ledgers],
-        "log_keys": [public_key(seed, "log")],
+        "log_keys": list(dict.fromkeys([public_key(seed, "log"), *secrets.log_keys])),
         "witness_key": public_key(seed, "witness"),
         "mirror_key": public_key(seed, "mirror"),
-        "authority": authority,
+        "authority": authorities(secrets),
     }
 
 
-def _add(stack: str, entry: dict[str, Any]) -> None:
+def add_peer(stack: str, entry: dict[str, Any]) -> None:
     """Into the stack's file, in place of an older one of that name. Raises ConfigError when the result would be wrong."""
     path = stack_file(stack)
     if not path.exists():
@@ -66,9 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         value, secret_values = stack_configuration(options.stack)
         topology, secrets = plan(parse_region(value)), parse_secrets(secret_values)
-        entry = peer_entry(topology, secrets.ledger_key.get_secret_value(), secrets.authority_certificate)
+        entry = peer_entry(topology, secrets)
         if options.into:
-            _add(options.into, entry)
+            add_peer(options.into, entry)
     except ConfigError as error:
         raise SystemExit(f"Error: {error}") from None
     if options.into:

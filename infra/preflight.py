@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, time
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
 from infra.config import Host, Region
 from infra.plan import Topology
 from infra.survey import Facts, Survey
 
-__all__ = ["drift", "problems", "warnings"]
+__all__ = ["drift", "memory", "problems", "warnings"]
 
 _CLOCK_SECONDS = 2.0
 _IMAGE_BYTES = 3 * 2**30
@@ -80,7 +83,30 @@ def _standing(topology: Topology, values: Mapping[str, Any], authority: str) -> 
                 "and `up` does not do that: put it back"
             )
     if authority and values["authority"] not in ("", hashlib.sha256(authority.encode()).hexdigest()):
-        yield "trusts another certificate authority than the configured one; replacing it at once would part the members: put the old one back"
+        yield from _trust(values, authority)
+
+
+def _trust(values: Mapping[str, Any], authority: str) -> Iterator[str]:
+    """Members are restarted one at a time: whoever reads the new certificates already, and whoever does not yet, must believe each other meanwhile."""
+    trusted = values.get("trusts", ())
+    signs, *others = x509.load_pem_x509_certificates(authority.encode()) if trusted else [None]
+    if signs is None or signs.fingerprint(hashes.SHA256()).hex() not in trusted:
+        yield (
+            "trusts another certificate authority than the configured one; replacing it at once would part the members: put the old one back "
+            "(`heliograph ops rotate-certificates --scope authority` lets one follow another)"
+        )
+        return
+    ours = {
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(one.public_key()).key_identifier for one in (signs, *others)
+    }
+    ours |= {
+        found.value.digest
+        for one in (signs, *others)
+        for found in one.extensions
+        if isinstance(found.value, x509.SubjectKeyIdentifier)
+    }
+    if set(values.get("signed_by", ())) - {one.hex() for one in ours if one}:
+        yield "has certificates of an authority that the configuration trusts no more, and others still show theirs to it: put that one back into trustedAuthorities until all are renewed"
 
 
 def _disk(region: Region, values: Mapping[str, Any]) -> Iterator[str]:
@@ -128,8 +154,8 @@ def drift(survey: Survey) -> list[str]:
     ]
 
 
-def warnings(region: Region, topology: Topology, survey: Survey) -> list[str]:
-    """What does not stop an `up` but should be known."""
+def memory(region: Region, topology: Topology, survey: Survey) -> list[str]:
+    """Hosts whose services may use more than there is."""
     found = []
     per_member = region.mongodb.cache_gb * 2048 + 1024
     for host in region.hosts:
@@ -143,6 +169,16 @@ def warnings(region: Region, topology: Topology, survey: Survey) -> list[str]:
             found.append(
                 f"{host.name}: its services may use {need:.0f} MiB together and it has {facts.values['memory_mb']}"
             )
+    return found
+
+
+def warnings(region: Region, topology: Topology, survey: Survey) -> list[str]:
+    """What does not stop an `up` but should be known."""
+    found = memory(region, topology, survey)
+    for host in region.hosts:
+        facts = survey.facts.get(host.name)
+        if facts is None:
+            continue
         if not facts.values["time_kept"] and not facts.values["container"]:
             found.append(f"{host.name}: no time service keeps its clock; apt-get install chrony")
         left = (_lifetime(region)[1] - facts.values["time"]) / _DAY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -215,8 +215,16 @@ def router(region: Region, topology: Topology, one: Router) -> Bundle:
 
 
 def generation(region: Region) -> str:
-    """Changes when the certificates do: services read them at their start."""
-    return f"{region.certificates.not_before}-{region.certificates.days}"
+    """Changes when the certificates or the trusted authorities do: services read them at their start."""
+    known = region.certificates
+    rotated = f"-{known.serial}.{known.trust}" if known.serial or known.trust else ""
+    return f"{known.not_before}-{known.days}{rotated}"
+
+
+def key_generation(region: Region) -> str:
+    """Changes when the hosts are to make new private keys."""
+    known = region.certificates
+    return known.not_before.isoformat() + (f"-{known.serial}" if known.serial else "")
 
 
 def mongodb_uri(topology: Topology, host_name: str, role: str = "node") -> str:
@@ -425,8 +433,10 @@ def client_run(verb: str, document: Mapping[str, Any], environment: Mapping[str,
     }
 
 
-def seed_run(region: Region, topology: Topology, host_name: str, admin_key: str) -> dict[str, Any]:
-    """The catalog that a region begins with: the first key, and the built-in carrier for the numbers under +999."""
+def seed_run(
+    region: Region, topology: Topology, host_name: str, admin_key: str, revoked: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The catalog that a region begins with: the first key, and the built-in carrier for the numbers under +999. `revoked`: keys that end."""
     connectors: list[dict[str, Any]] = []
     routes: list[dict[str, Any]] = []
     for one in region.hosts:
@@ -442,7 +452,8 @@ def seed_run(region: Region, topology: Topology, host_name: str, admin_key: str)
         "HELIOGRAPH_SECRET_KEY_FILE": "/etc/heliograph/node/secret-key",
         "HELIOGRAPH_DATACENTER": region.name,
     }
-    return client_run("seed", {"admin_key": admin_key, "connectors": connectors, "routes": routes}, environment)
+    document = {"admin_key": admin_key, "connectors": connectors, "routes": routes}
+    return client_run("seed", document | ({"revoked_keys": list(revoked)} if revoked else {}), environment)
 
 
 def verify_run(region: Region, topology: Topology, admin_key: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ async def examine(region: Region, topology: Topology, shell: Shell, secrets: Sec
         region,
         topology,
         seen,
-        Authority(secrets.authority_certificate, secrets.authority_key.get_secret_value()).certificate,
+        Authority.of(secrets).bundle,
     )
     problems += preflight.drift(seen)
     report: dict[str, Any] = {

@@ -27,7 +27,8 @@ _log = structlog.get_logger()
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_NO_CHANGE = re.compile(r"/v1/(route-searches|texts|batch-jobs/[^/]+/preview)")
+_NO_CHANGE = re.compile(r"/v1/(route-searches|texts|batch-jobs/[^/]+/preview|operations/claim|operations/[^/]+/report)")
+"""The last two come every few seconds; what came of them is written down by themselves."""
 _MESSAGE_PATH = re.compile(r"/v1/(messages|batches)(/[^/]+/(feedback|cancel|resend))?")
 """Has a timeline of its own, which names nobody: calls of people are written down all the same."""
 _HOT = {"/v1/messages": "sendMessage", "/v1/batches": "sendBatch"}

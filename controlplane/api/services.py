@@ -26,6 +26,7 @@ from controlplane.store.catalog import Catalog
 from controlplane.store.events import EventReader
 from controlplane.store.invitations import Invitations
 from controlplane.store.ledger import LedgerStore
+from controlplane.store.operations import Operations
 from controlplane.store.people import People
 from controlplane.store.recipients import Recipients
 from controlplane.store.regions import Adoption, RegionStore
@@ -98,6 +99,7 @@ class Services:
     published: Published
     standing: Standing
     regions: RegionStore
+    operations: Operations
     adoption: RegionAdoption
     new_callback_secret: Callable[[], str]
     watch: Watch

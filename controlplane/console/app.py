@@ -24,6 +24,7 @@ from controlplane.console import (
     login,
     message,
     messages,
+    operations,
     overview,
     people,
     proof,
@@ -66,7 +67,7 @@ def create_console(services: ConsoleServices, backend: Backend) -> FastAPI:
     app.state.live = Live(services.clock, services.stopping)
     for module in (messages, message, ledger, proof):
         app.include_router(module.router)
-    for module in (overview, connectors, routes, routing, regions, alerts):
+    for module in (overview, connectors, routes, routing, regions, operations, alerts):
         app.include_router(module.router)
     for module in (login, setup, guide, account, people, keys, audit, send, batches, recipients, callbacks):
         app.include_router(module.router)

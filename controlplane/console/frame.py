@@ -62,6 +62,7 @@ NAVIGATION: tuple[Place, ...] = (
     Place("/console/routing", "Routing", "routing", Role.OPERATOR, "Delivery", everywhere=True),
     Place("/console/ledger", "Ledger", "ledger", group="Proof"),
     Place("/console/regions", "Regions", "regions", Role.OPERATOR, "Operation", everywhere=True),
+    Place("/console/operations", "Operations", "operations", Role.OPERATOR, "Operation", everywhere=True),
     Place("/console/alerts", "Alerts", "alerts", Role.OPERATOR, "Operation", everywhere=True),
     Place("/console/keys", "Tenants and keys", "keys", Role.ADMIN, "Administration", everywhere=True),
     Place("/console/people", "People", "people", Role.ADMIN, "Administration", everywhere=True),

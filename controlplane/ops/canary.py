@@ -24,20 +24,23 @@ from controlplane.domain.message import FINAL
 from controlplane.errors import ConfigError
 from controlplane.settings import load_client
 
-__all__ = ["Api", "Count", "accepted", "count", "main", "send"]
+__all__ = ["Api", "Count", "accepted", "count", "counted", "main", "send"]
 
 _ATTEMPT_SECONDS = 10.0
 _PATIENCE_SECONDS = 120.0
 _SETTLE_SECONDS = 240.0
 _PAUSE_SECONDS = 0.5
 _AT_ONCE = 16
+_COUNT = ".count"
+"""Of the file beside the messages with what became of them, as it was last counted."""
 
 
 class Api:
     """The nodes of a region, any of which may be away: a call goes to the next one until somebody answers."""
 
-    def __init__(self, urls: Sequence[str], key: str, authority: str) -> None:
+    def __init__(self, urls: Sequence[str], key: str, authority: str, *, patience: float = _PATIENCE_SECONDS) -> None:
         self.urls = list(urls)
+        self._patience = patience
         self._headers = {"authorization": f"Bearer {key}"}
         try:
             self._tls = ssl.create_default_context(cadata=authority or None)
@@ -57,10 +60,10 @@ class Api:
         await self._session.close()
 
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, int]:
-        """(status, document, failed attempts). A node that is away, busy or stopping (5xx, 429) is no answer. ConfigError after two minutes of none."""
+        """(status, document, failed attempts). A node that is away, busy or stopping (5xx, 429) is no answer. ConfigError after two minutes (`patience`) of none."""
         failed, last = 0, ""
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(self._patience):
                 while True:
                     url = self.urls[self._turn % len(self.urls)]
                     self._turn += 1
@@ -76,7 +79,7 @@ class Api:
                     await asyncio.sleep(min(0.1 * failed, 1.0))
         except TimeoutError:
             raise ConfigError(
-                f"No node answered {method} {path} for {_PATIENCE_SECONDS:.0f} s; the last said {last}."
+                f"No node answered {method} {path} for {self._patience:.0f} s; the last said {last}."
             ) from None
 
 
@@ -108,6 +111,15 @@ def accepted(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return found
+
+
+def counted(path: Path) -> dict[str, int]:
+    """{accepted, retried, final, proven, missing}: as many as were accepted by now, the rest as they were last counted."""
+    lines, last = accepted(path), path.with_suffix(_COUNT)
+    known = json.loads(last.read_text(encoding="ascii")) if last.exists() else {}
+    rest = {name: len(value) if isinstance(value, list) else int(value) for name, value in known.items()}
+    now = {"accepted": len(lines), "retried": sum(line["retried"] for line in lines)}
+    return {"final": 0, "proven": 0, "missing": 0} | rest | now
 
 
 async def send(api: Api, to: str, path: Path, *, name: str, every: float, stop: asyncio.Event) -> None:
@@ -185,6 +197,9 @@ async def _run(what: str, subject: str, urls: Sequence[str]) -> int:
             return int(bool(left))
         path = Path(subject)
         found = await (settle(api, path, clock=SystemClock()) if what == "settle" else count(api, path))
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(asdict(found)), encoding="ascii")
+    draft.replace(path.with_suffix(_COUNT))
     sys.stdout.write(json.dumps(asdict(found)) + "\n")
     if found.missing:
         sys.stderr.write(f"{len(found.missing)} accepted messages are missing: {', '.join(found.missing[:5])}\n")

@@ -28,6 +28,8 @@ class Desired:
     """Whom a test message goes to."""
     ssh_key: str = field(repr=False)
     admin_key: str = field(repr=False)
+    secret_key: str = field(default="", repr=False)
+    """Opens the region's backups."""
 
     @property
     def hosts(self) -> dict[str, dict[str, Any]]:
@@ -64,4 +66,5 @@ def desired(stack: str) -> Desired:
         to=client["to"],
         ssh_key=found["connection"]["ssh_key"],
         admin_key=client["admin_key"],
+        secret_key=client["secret_key"],
     )

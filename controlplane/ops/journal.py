@@ -19,6 +19,10 @@ class Journal:
     """Begun and not done. Each may be begun again: what is done twice changes nothing."""
     owed: tuple[str, ...] = ()
     """To be taken back: `balancer`, `node <name>`."""
+    total: int | None = None
+    """Steps that there are; None where that is not known."""
+    passed: int | None = None
+    """Steps that the last run is past, those that had nothing to change too."""
 
 
 def read(lines: Iterable[str]) -> Journal:
@@ -26,6 +30,8 @@ def read(lines: Iterable[str]) -> Journal:
     done: dict[str, None] = {}
     begun: dict[str, None] = {}
     owed: dict[str, None] = {}
+    passed: dict[str, None] = {}
+    total: int | None = None
     for line in lines:
         try:
             found = json.loads(line)
@@ -42,4 +48,9 @@ def read(lines: Iterable[str]) -> Journal:
                 owed[step] = None
             case "settled":
                 owed.pop(step, None)
-    return Journal(tuple(done), tuple(begun), tuple(owed))
+            case "expected" if str(step).isdecimal():
+                total = int(step)
+                passed.clear()
+            case "passed":
+                passed[step] = None
+    return Journal(tuple(done), tuple(begun), tuple(owed), total, None if total is None else len(passed))

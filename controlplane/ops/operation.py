@@ -2,6 +2,7 @@
 
 Each has a folder `<state>/<region>/<id>/`: `operation.json` (what, since when, how it ended), `journal.jsonl` (steps, and what is owed), `canaries.jsonl`
 (messages accepted meanwhile). The steps themselves remember nothing: what is to be done is what differs now, so going on is beginning again.
+The kinds are in `controlplane.domain.operations`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -17,19 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.clock import Clock
+from controlplane.domain.operations import KINDS
 from controlplane.errors import ConfigError
-from controlplane.ids import new_mid
+from controlplane.ids import new_mid, token
 from controlplane.ops import canary, journal
 from controlplane.ops.desired import Desired
 from controlplane.ops.journal import Journal
+from controlplane.ops.phases import perform
 from controlplane.ops.runner import Done, Event, play
 
-__all__ = ["KINDS", "Operation", "State", "begin", "find", "run"]
+__all__ = ["Operation", "State", "adopt", "begin", "find", "run", "take_back"]
 
-CHANGING = {"site": "site.yml", "upgrade": "upgrade.yml", "drain": "drain.yml", "features": "features.yml"}
-"""Kind → playbook, of those that may leave something to be taken back. A second one is not begun while one is unfinished."""
-KINDS = CHANGING | {"verify": "verify.yml", "undrain": "undrain.yml", "abort": "abort.yml"}
-_COUNTED = {"site", "upgrade", "drain", "features"}
 _UNDER_TEST = "+999"
 _EVERY_SECONDS = 0.5
 _EVERY_SECONDS_PAID = 30.0
@@ -57,7 +57,8 @@ class Operation:
     @property
     def unfinished(self) -> bool:
         """May owe something, or be gone on with."""
-        return self.kind in CHANGING and self.state in ("running", "failed", "canceled")
+        known = KINDS.get(self.kind)  # None: of a newer version
+        return (known is None or known.changes) and self.state in ("running", "failed", "canceled")
 
 
 @dataclass
@@ -83,6 +84,21 @@ class State:
             os.fsync(file.fileno())
         draft.replace(path)
         return operation
+
+    def forget(self, operation: Operation) -> None:
+        """One that came to nothing."""
+        shutil.rmtree(self.folder / operation.id, ignore_errors=True)
+
+    def identity(self) -> str:
+        """Of this folder, and of whoever runs operations from it."""
+        path, draft = self.folder / "agent", self.folder / f"agent.{os.getpid()}"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            draft.write_text(token("agent"), encoding="ascii")
+            with suppress(FileExistsError):  # another process was first
+                path.hardlink_to(draft)
+            draft.unlink()
+        return path.read_text(encoding="ascii")
 
     def all(self) -> list[Operation]:
         """Oldest first."""
@@ -126,7 +142,7 @@ def find(state: State) -> Operation | None:
 
 def begin(state: State, kind: str, variables: Mapping[str, str], clock: Clock) -> Operation:
     """A new operation, or the unfinished one of the same kind. ConfigError while another one is unfinished. Hold the lock."""
-    left = find(state) if kind in CHANGING else None
+    left = find(state) if KINDS[kind].changes else None
     if left is not None and (left.kind, left.variables) != (kind, dict(variables)):
         words = " ".join([left.kind, *(f"{name}={value}" for name, value in left.variables.items())])
         raise ConfigError(
@@ -139,7 +155,28 @@ def begin(state: State, kind: str, variables: Mapping[str, str], clock: Clock) -
     return state.save(Operation(new_mid(now), kind, dict(variables), "running", now, pid=os.getpid()))
 
 
-async def run(
+def adopt(state: State, asked: Operation, written: Journal, clock: Clock) -> Operation:
+    """Hold one that was asked for over the API: as it is known here, else as it was told by another machine (`written`). ConfigError, Hold the lock: as `begin`."""
+    known = next((one for one in state.all() if one.id == asked.id), None)
+    left = find(state) if KINDS[asked.kind].changes else None
+    if left is not None and left.id != asked.id:
+        raise ConfigError(
+            f"`{left.kind}` ({left.id}) is not finished on this machine, and the API does not know it. "
+            "Run it again here, or `heliograph ops abort` it."
+        )
+    if known is not None:
+        return state.save(
+            replace(known, state="running", pid=os.getpid(), resumed=known.resumed + 1, problem="", ended_at=0)
+        )
+    resumed = asked.resumed + (written != Journal())
+    fresh = state.save(replace(asked, state="running", begun_at=clock.now_ms(), pid=os.getpid(), resumed=resumed))
+    entries = [("done", written.done), ("begun", written.open), ("owed", written.owed)]
+    lines = [json.dumps({"at": 0, "entry": entry, "step": step}) for entry, steps in entries for step in steps]
+    state.path(fresh, "journal.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return fresh
+
+
+def take_back(
     state: State,
     operation: Operation,
     desired: Desired,
@@ -148,7 +185,25 @@ async def run(
     *,
     canceled: Callable[[], bool],
 ) -> Operation:
-    """Take the operation to its end, messages sent all the while. Hold the lock."""
+    """Abort it: what it owes is settled, what was changed stays. Blocks, as `play`. Hold the lock."""
+    path = str(state.path(operation, "journal.jsonl"))
+    variables = {"heliograph_owed": list(state.journal(operation).owed), "heliograph_journal": path}
+    done = play(desired, KINDS["abort"].playbook, variables, tell=tell, canceled=canceled)
+    how = {"successful": "aborted", "canceled": "canceled"}.get(done.status, "failed")
+    return state.save(replace(operation, state=how, ended_at=clock.now_ms(), problem=done.problem, pid=0))
+
+
+async def run(
+    state: State,
+    operation: Operation,
+    desired: Desired,
+    clock: Clock,
+    tell: Callable[[Event], None],
+    *,
+    canceled: Callable[[], bool],
+    turned_to: Callable[[Desired], None] = lambda _: None,
+) -> Operation:
+    """Take the operation to its end, messages sent all the while; `turned_to` hears what is declared from then on. Hold the lock."""
     written = state.journal(operation)
     variables: dict[str, Any] = {f"heliograph_{name}": value for name, value in operation.variables.items()}
     variables |= {
@@ -157,14 +212,25 @@ async def run(
         "heliograph_journal": str(state.path(operation, "journal.jsonl")),
     }
     stop, lost = asyncio.Event(), []
-    counted = operation.kind in _COUNTED
+    kind = KINDS[operation.kind]
+    loop, now, turned = asyncio.get_running_loop(), desired, asyncio.Event()
+
+    def turn(known: Desired) -> None:
+        """From here on messages are sent as this says: a phase may have changed hosts, keys and authority."""
+        nonlocal now
+        now = known
+        loop.call_soon_threadsafe(turned.set)
+        loop.call_soon_threadsafe(turned_to, known)
+
     path = state.path(operation, "canaries.jsonl")
 
     async def keep_sending() -> None:
         every = _EVERY_SECONDS if desired.to.startswith(_UNDER_TEST) else _EVERY_SECONDS_PAID
         try:
-            async with canary.Api(desired.urls, desired.admin_key, desired.authority) as api:
-                await canary.send(api, desired.to, path, name=operation.id, every=every, stop=stop)
+            while not stop.is_set():
+                turned.clear()
+                async with canary.Api(now.urls, now.admin_key, now.authority) as api:
+                    await canary.send(api, now.to, path, name=operation.id, every=every, stop=turned)
         except ConfigError as error:
             lost.append(str(error))
         except Exception as error:  # the playbook ends first, then the error is shown
@@ -172,20 +238,37 @@ async def run(
             raise
 
     async def keep_playing() -> Done:
+        counting = {"heliograph_canaries": str(path)} if kind.counted else {}
         try:
+            if kind.phases:
+                return await asyncio.to_thread(
+                    perform,
+                    state.folder.name,
+                    kind.playbook,
+                    operation.variables.get("scope", operation.kind),
+                    operation.id,
+                    operation.variables,
+                    variables | counting,
+                    tell=tell,
+                    canceled=lambda: canceled() or bool(lost),
+                    turned=turn,
+                )
             return await asyncio.to_thread(
                 play,
                 desired,
-                KINDS[operation.kind],
-                variables | ({"heliograph_canaries": str(path)} if counted else {}),
+                kind.playbook,
+                variables | counting,
+                check=kind.check,
+                opens=kind.opens,
                 tell=tell,
                 canceled=lambda: canceled() or bool(lost),
             )
         finally:
             stop.set()
+            turned.set()
 
     async with asyncio.TaskGroup() as group:
-        if counted:
+        if kind.counted:
             group.create_task(keep_sending())
         playing = group.create_task(keep_playing())
     done = playing.result()

@@ -62,7 +62,7 @@ def event_of(found: Mapping[str, Any]) -> Event | None:
     if found.get("event") not in _SHOWN or data.get("ignore_errors"):
         return None
     failed = found["event"] != "runner_on_ok"
-    message = str(result.get("msg") or result.get("stderr") or "") if failed else ""
+    message = str(result.get("stderr") or result.get("msg") or "") if failed else ""
     kind = "failed" if failed else "changed" if result.get("changed") else "ok"
     host = str((data.get("remote_addr") if isinstance(data.get("remote_addr"), str) else "") or data.get("host", ""))
     return Event(kind, str(data.get("task", "")), host, message[:_MESSAGE], tuple(_diff(result.get("diff"))))
@@ -115,11 +115,12 @@ def play(
     variables: Mapping[str, Any],
     *,
     check: bool = False,
+    opens: bool = False,
     tell: Callable[[Event], None],
     canceled: Callable[[], bool],
     project: Path = PLAYBOOKS,
 ) -> Done:
-    """Run it to its end. ConfigError where Ansible is not installed. Blocks: call it in a thread."""
+    """Run it to its end; with `opens` it is also given the region's secret key. ConfigError where Ansible is not installed. Blocks: call it in a thread."""
     try:
         import ansible_runner  # type: ignore[import-untyped]  # noqa: PLC0415 - of the extra `ops`
     except ModuleNotFoundError:
@@ -138,7 +139,7 @@ def play(
             tell(event)
         return False  # keep no file of it
 
-    key = _memory(desired.admin_key)
+    key, secret = _memory(desired.admin_key), _memory(desired.secret_key if opens else "")
     try:
         with _private() as folder:
             (folder / "known_hosts").write_text(desired.known_hosts(), encoding="ascii")
@@ -153,6 +154,7 @@ def play(
                     "PATH": f"{Path(sys.executable).parent}:{child_environment().get('PATH', os.defpath)}",
                     "HELIOGRAPH_API_KEY_FILE": f"/proc/{os.getpid()}/fd/{key}",
                     "HELIOGRAPH_CA_FILE": str(folder / "authority.pem"),
+                    **({"HELIOGRAPH_SECRET_KEY_FILE": f"/proc/{os.getpid()}/fd/{secret}"} if opens else {}),
                     "ANSIBLE_CONFIG": str(project / "ansible.cfg"),
                     "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
                 },
@@ -166,6 +168,7 @@ def play(
             said = Path(run.config.artifact_dir, "stdout").read_text(errors="replace").strip()
     finally:
         os.close(key)
+        os.close(secret)
     if run.status != "failed":
         return Done(run.status, changed)
     return Done(run.status, changed, failures[-1] if failures else said[-_MESSAGE:])

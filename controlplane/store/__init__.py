@@ -10,6 +10,7 @@ Concepts, from the bottom up:
 - `leases` gives a node its epoch and its term, and tells which other terms are dead; `adoption` reads what a dead term left behind.
 - `intents` is the write-ahead record of submits; `orphans` keeps receipts that nobody knows yet; `inbound` parts of long MO messages.
 - `batch_jobs` holds uploaded tables, and who works at them.
+- `operations` holds what is asked for of a region, who runs it, and what they told of it.
 - `catalog` is what operators configure, `seal` encrypts its secrets, `callback_log` is the callbacks' delivery log.
 
 Events are insert-only. No transaction, no findAndModify, no change stream: nothing that a sharded cluster makes slow.

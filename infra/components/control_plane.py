@@ -22,11 +22,16 @@ class SecretInputs:
     """What nodes and ledgers are given as secrets."""
 
     def __init__(
-        self, secret_key: pulumi.Output[str], admin_key: pulumi.Output[str], ledger_key: pulumi.Output[str]
+        self,
+        secret_key: pulumi.Output[str],
+        admin_key: pulumi.Output[str],
+        ledger_key: pulumi.Output[str],
+        revoked_key: pulumi.Output[str] | None = None,
     ) -> None:
         self.secret_key = secret_key
         self.admin_key = admin_key
         self.ledger_key = ledger_key
+        self.revoked_key = revoked_key
 
 
 class ControlPlane(pulumi.ComponentResource):
@@ -79,7 +84,8 @@ class ControlPlane(pulumi.ComponentResource):
     def _seed(
         self, topology: Topology, region: Region, host: Host, secrets: SecretInputs, after: list[pulumi.Resource]
     ) -> pulumi.Resource:
-        spec = secrets.admin_key.apply(lambda key: render.seed_run(region, topology, host.config.name, key))
+        keys = pulumi.Output.all(secrets.admin_key, *([secrets.revoked_key] if secrets.revoked_key else []))
+        spec = keys.apply(lambda known: render.seed_run(region, topology, host.config.name, known[0], known[1:]))
         return host_command(
             f"{region.name}-seed", host.reach, "run", spec, opts=pulumi.ResourceOptions(parent=self, depends_on=after)
         )

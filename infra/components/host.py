@@ -108,14 +108,14 @@ class Host(pulumi.ComponentResource):
         self, region: Region, topology: Topology, authority: Authority, after: pulumi.Resource
     ) -> pulumi.Resource:
         subjects = _subjects(region, topology, self.config)
-        generation = region.certificates.not_before.isoformat()
+        generation = render.key_generation(region)
         spec = {"name": "keys", "roles": sorted(subjects), "generation": generation}
         spec["token"] = self.survey.token(self.config.name, "keys")
         asked = host_command(f"{self.config.name}-keys", self.reach, "keys", spec, undo=True, opts=self.child(after))
 
         def bundle(stdout: str) -> dict[str, Any]:
             requests: Mapping[str, str] = json.loads(stdout)
-            files = [render.File(f"{_TLS}/ca.pem", authority.certificate)]
+            files = [render.File(f"{_TLS}/ca.pem", authority.bundle)]
             for role, (subject, owner) in sorted(subjects.items()):
                 pem = authority.sign(requests[role], subject, region.certificates.not_before, region.certificates.days)
                 key = f"/etc/heliograph/keys/{role}.{generation}.key"

@@ -39,7 +39,7 @@ class Region(pulumi.ComponentResource):
         ControlPlane(topology, config, hosts, secrets, cluster.ready, child)
         self.outputs = {
             "urls": [node.url for node in topology.nodes],
-            "authority": authority.certificate,
+            "authority": authority.bundle,
             "inventory": inventory.inventory(config, topology),
             "losses": topology.losses(),
             "peer": dict(peer),

@@ -223,6 +223,13 @@ def tool() -> dict[str, str]:
     return {"sha256": hashlib.sha256(text).hexdigest(), "last": text.decode(errors="replace").splitlines()[-1]}
 
 
+def trusts(path: Path) -> list[str]:
+    """SHA-256 of each certificate (DER) in a PEM file; [] when it is not there."""
+    text = path.read_text(encoding="ascii", errors="replace") if path.is_file() else ""
+    found = re.findall(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", text, re.DOTALL)
+    return [hashlib.sha256(base64.b64decode("".join(body.split()))).hexdigest() for body in found]
+
+
 def facts(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What this host is and has: for preflight and `verify`. Changes nothing."""
     release = dict(
@@ -232,10 +239,15 @@ def facts(spec: Mapping[str, Any]) -> dict[str, Any]:
     )
     podman = attempt(["podman", "--version"]).stdout if shutil.which("podman") else ""
     records = {path.stem: read_record(path.stem) for path in sorted(RECORDS.glob("*.json"))} if RECORDS.is_dir() else {}
-    certificates = {}
+    certificates, signed_by = {}, set()
     for path in sorted(Path("/etc/heliograph/tls").glob("*.pem")) if Path("/etc/heliograph/tls").is_dir() else []:
-        end = attempt(["openssl", "x509", "-noout", "-enddate", "-in", str(path)]).stdout
-        certificates[path.name] = end.strip().removeprefix("notAfter=")
+        said = attempt(["openssl", "x509", "-noout", "-enddate", "-in", str(path)]).stdout
+        certificates[path.name] = said.strip().removeprefix("notAfter=")
+        if path.name != "ca.pem":
+            said = attempt(["openssl", "x509", "-noout", "-ext", "authorityKeyIdentifier", "-in", str(path)]).stdout
+            signed_by |= {
+                found.replace(":", "").lower() for found in re.findall(r"(?:[0-9A-F]{2}:){15,}[0-9A-F]{2}", said)
+            }
     data = {}
     for name, folder in spec.get("data", {}).items():
         marker = Path(folder) / "heliograph.json"
@@ -260,6 +272,8 @@ def facts(spec: Mapping[str, Any]) -> dict[str, Any]:
         "data": data,
         "certificates": certificates,
         "authority": fingerprint(Path("/etc/heliograph/tls/ca.pem")).partition(" ")[0],
+        "trusts": trusts(Path("/etc/heliograph/tls/ca.pem")),
+        "signed_by": sorted(signed_by),
         "tool": tool(),
         "installed": {name: {"token": r.get("token", ""), "drift": drift(r)} for name, r in records.items()},
     }

@@ -40,6 +40,22 @@ def unwell(status: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def unwell_beside(status: Mapping[str, Any], away: Sequence[str]) -> list[str]:
+    """As `unwell`, whatever these members are."""
+    rest = [{**one, "members": [m for m in one["members"] if m["host"] not in away]} for one in status["sets"]]
+    return unwell({**status, "sets": rest})
+
+
+def chunks(status: Mapping[str, Any], shard: str) -> int:
+    """How many a shard has, of all collections."""
+    return sum(one["chunks"].get(shard, 0) for one in status["cluster"]["collections"])
+
+
+def arguments(change: Mapping[str, Any]) -> list[str]:
+    """Of `python -m infra.changes VERB`."""
+    return [change["stack"], change["kind"], "--by", change["by"], "--variables", change["variables"]]
+
+
 def chosen(nodes: Sequence[Mapping[str, Any]], host: str, node: str) -> list[str]:
     """Names of the nodes of a host, or of one node."""
     return [one["name"] for one in nodes if (host and one["host"] == host) or (node and one["name"] == node)]
@@ -73,6 +89,38 @@ def report(status: Mapping[str, Any], facts: Sequence[Mapping[str, Any]], sent: 
     return {"problems": problems, "messages": messages, "sets": sets}
 
 
+def backup(run: Mapping[str, Any], *arguments: str) -> dict[str, Any]:
+    """The specification of `heliograph backup …`."""
+    return {**run, "argv": [*run["argv"], *arguments]}
+
+
+def old_backups(found: Sequence[Mapping[str, Any]], keep: int) -> list[str]:
+    """Which directories of backups go: all but the newest, and what was cut. `found`: of the `find` module; a directory's age is that of its last entry."""
+    paths = [one["path"] for one in sorted(found, key=lambda one: (one["mtime"], one["path"]))]
+    whole = [path for path in paths if not path.endswith(".partial")]
+    return [path for path in paths if path.endswith(".partial")] + whole[: max(0, len(whole) - keep)]
+
+
+def newest_backup(found: Sequence[Mapping[str, Any]]) -> str:
+    """The name of the backup whose manifest is the newest; "" for none. What is still on its way has another name."""
+    whole = [one for one in found if not one["path"].split("/")[-2].endswith((".partial", ".incoming"))]
+    return str(max(whole, key=lambda one: one["mtime"])["path"].split("/")[-2]) if whole else ""
+
+
+def leads(answer: Mapping[str, Any]) -> bool:
+    """Whether a ledger leads and may sign. `answer`: of the `uri` module to its /readyz."""
+    checks = (answer.get("json") or {}).get("checks", {})
+    return answer.get("status") == 200 and (checks.get("role"), checks.get("sequencing")) == ("leads", "ok")
+
+
+def drill_problems(said: str, errors: str) -> str:
+    """Why a drill failed: what it found, or why it could not be tried."""
+    try:
+        return "; ".join(json.loads(said)["problems"])
+    except (ValueError, KeyError, TypeError):
+        return errors.strip()[-2000:]
+
+
 class FilterModule:
     """What Ansible looks for."""
 
@@ -83,7 +131,15 @@ class FilterModule:
             "heliograph_refusals": refusals,
             "heliograph_node_refusals": node_refusals,
             "heliograph_unwell": unwell,
+            "heliograph_unwell_beside": unwell_beside,
+            "heliograph_chunks": chunks,
+            "heliograph_arguments": arguments,
             "heliograph_chosen": chosen,
             "heliograph_keyed": keyed,
             "heliograph_report": report,
+            "heliograph_backup": backup,
+            "heliograph_old_backups": old_backups,
+            "heliograph_newest_backup": newest_backup,
+            "heliograph_leads": leads,
+            "heliograph_drill_problems": drill_problems,
         }

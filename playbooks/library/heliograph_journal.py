@@ -21,12 +21,12 @@ options:
     type: str
     required: true
   entry:
-    description: "What: C(begun) or C(done) of a step, C(owed) or C(settled) of something to be taken back."
+    description: "What: C(begun) or C(done) of a step, C(owed) or C(settled) of something to be taken back, C(expected) so many steps, C(passed) one of them."
     type: str
     required: true
-    choices: [begun, done, owed, settled]
+    choices: [begun, done, owed, settled, expected, passed]
   step:
-    description: Its name. What is owed has the name by which abort knows what to do.
+    description: Its name. What is owed has the name by which abort knows what to do. Of C(expected) the number.
     type: str
     required: true
 author: Heliograph
@@ -47,7 +47,11 @@ def main() -> None:
     """One line."""
     options = {
         "path": {"type": "str", "required": True},
-        "entry": {"type": "str", "required": True, "choices": ["begun", "done", "owed", "settled"]},
+        "entry": {
+            "type": "str",
+            "required": True,
+            "choices": ["begun", "done", "owed", "settled", "expected", "passed"],
+        },
         "step": {"type": "str", "required": True},
     }
     module = AnsibleModule(argument_spec=options, supports_check_mode=True)

@@ -36,6 +36,8 @@ FULL = (
     "/recipients/preferences/new?tenant=sample",
     "/callbacks?tenant=sample",
     "/callbacks/-/new?tenant=sample",
+    "/operations/-/new",
+    "/operations/-/new?kind=upgrade",
 )
 """{delivered} and the like stand for a message's id."""
 EMPTY: tuple[str, ...] = (
@@ -51,6 +53,7 @@ EMPTY: tuple[str, ...] = (
     "/recipients",
     "/recipients/preferences",
     "/callbacks",
+    "/operations",
 )
 REFUSED = (
     ("/messages?q=colour%3Ared", 422),
@@ -68,6 +71,8 @@ REFUSED = (
     ("/recipients/preferences/pref_none", 404),
     ("/recipients?recipient=nobody", 422),
     ("/callbacks/none", 404),
+    ("/operations/none", 404),
+    ("/operations/none/events", 404),
 )
 
 

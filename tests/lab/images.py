@@ -35,6 +35,7 @@ __all__ = ["BASE", "Image", "Images", "ImagesError", "Podman", "base_archive", "
 BASE = "localhost/heliograph-lab/base:trixie"
 BASE_PACKAGES = "python3,ca-certificates,libcurl4t64,libssl3t64,libstdc++6"
 MONGOD_CONTAINERFILE = CONTAINERFILE.with_name("mongod-lab.Containerfile")
+MONGOD_REPOSITORY = "localhost/heliograph/mongod-lab"
 ROUTER = ROOT / "tests" / "lab" / "router.py"
 ROUTER_PACKAGES = ("pymongo", "dnspython", "pyyaml")
 KEPT = 2
@@ -58,6 +59,8 @@ class Images:
     controlplane_next: Image
     """The same code under another version label, so another digest: what an upgrade installs."""
     mongod: Image
+    mongod_next: Image
+    """Likewise: the same programs under another digest."""
 
 
 class Podman:
@@ -148,9 +151,7 @@ def _mongod(folder: Path, archive: Path) -> str:
     python, machine = base_python(BASE)
     site_packages(requirements, context / "site", python=python, machine=machine)
     arguments = {"BASE": BASE, "VERSION": version}
-    return build_image(
-        MONGOD_CONTAINERFILE, context, "localhost/heliograph/mongod-lab", archive, arguments, source()[1]
-    )
+    return build_image(MONGOD_CONTAINERFILE, context, MONGOD_REPOSITORY, archive, arguments, source()[1])
 
 
 def _make(output: Path) -> None:
@@ -160,16 +161,21 @@ def _make(output: Path) -> None:
         folder = Path(work)
         following = folder / "next.Containerfile"
         following.write_text("ARG BASE\nFROM ${BASE}\nARG VERSION\nLABEL org.opencontainers.image.version=${VERSION}\n")
-        archive = output / "heliograph-controlplane-next.tar"
-        arguments = {"BASE": first.reference, "VERSION": f"{first.version}-next"}
-        following_reference = build_image(following, folder, REPOSITORY, archive, arguments, source()[1])
+
+        def after(image: Image, repository: str, name: str) -> Image:
+            archive = output / f"heliograph-{name}-next.tar"
+            arguments = {"BASE": image.reference, "VERSION": f"{first.version}-next"}
+            return Image(build_image(following, folder, repository, archive, arguments, source()[1]), archive)
+
+        controlplane = Image(first.reference, first.archive)
         mongod_archive = output / "heliograph-mongod-lab.tar"
-        mongod_reference = _mongod(folder, mongod_archive)
-    made = Images(
-        Image(first.reference, first.archive),
-        Image(following_reference, archive),
-        Image(mongod_reference, mongod_archive),
-    )
+        database = Image(_mongod(folder, mongod_archive), mongod_archive)
+        made = Images(
+            controlplane,
+            after(controlplane, REPOSITORY, "controlplane"),
+            database,
+            after(database, MONGOD_REPOSITORY, "mongod"),
+        )
     names = {name: {**image, "archive": image["archive"].name} for name, image in asdict(made).items()}
     (output / "images.json").write_text(json.dumps(names, indent=2))
 

@@ -1,6 +1,7 @@
 """A client that sends through a fault: `python -m tests.lab.load SPEC.json` offers messages at a rate, tries each again until it is accepted, writes down all.
 
-As a developer's service would: one Idempotency-Key a message, the next node after an error. One line of JSON per attempt:
+As a developer's service would: one Idempotency-Key a message, the next node after an error; a node that failed is left alone for `skip` seconds, as load
+balancers do (0 = asked again at once). One line of JSON per attempt:
 `{"n", "at", "ms", "ok", "id" | "why"}`; `at` is this machine's monotonic time, seconds.
 """
 
@@ -25,7 +26,7 @@ ATTEMPT_SECONDS = 15
 GIVE_UP_SECONDS = 120
 
 
-async def _one(session: aiohttp.ClientSession, spec: dict[str, Any], n: int, out: Any) -> None:
+async def _one(session: aiohttp.ClientSession, spec: dict[str, Any], n: int, out: Any, away: dict[str, float]) -> None:
     body = {
         "to": f"+9990000{n:04d}001",
         "body": f"message {n} of the lab",
@@ -35,8 +36,9 @@ async def _one(session: aiohttp.ClientSession, spec: dict[str, Any], n: int, out
     headers = {"authorization": f"Bearer {spec['key']}", "idempotency-key": f"{spec['name']}-{n}"}
     end = time.monotonic() + GIVE_UP_SECONDS
     for attempt in range(1_000):
-        url = spec["urls"][(n + attempt) % len(spec["urls"])]
         begun = time.monotonic()
+        ready = [url for url in spec["urls"] if away.get(url, 0) <= begun] or spec["urls"]
+        url = ready[(n + attempt) % len(ready)]
         line: dict[str, Any] = {"n": n, "at": begun}
         try:
             async with session.post(f"{url}/v1/messages", json=body, headers=headers) as answer:
@@ -48,6 +50,8 @@ async def _one(session: aiohttp.ClientSession, spec: dict[str, Any], n: int, out
                 )
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
             line |= {"ok": False, "why": type(error).__name__}
+        if not line["ok"]:
+            away[url] = time.monotonic() + spec["skip"]
         line["ms"] = round((time.monotonic() - begun) * 1000, 1)
         out.write(json.dumps(line) + "\n")
         if line["ok"] or time.monotonic() > end:
@@ -64,9 +68,9 @@ async def _send(spec: dict[str, Any]) -> None:
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=500), timeout=timeout) as session,
             asyncio.TaskGroup() as group,
         ):
-            begun, n = time.monotonic(), 0
+            begun, n, away = time.monotonic(), 0, dict[str, float]()
             while not stop.exists() and time.monotonic() < begun + spec["seconds"]:
-                group.create_task(_one(session, spec, n, out))
+                group.create_task(_one(session, spec, n, out, away))
                 n += 1
                 await asyncio.sleep(max(0.0, begun + n / spec["rate"] - time.monotonic()))
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+import psutil
 import yaml
 
 from infra.certificates import new_authority
@@ -192,6 +193,38 @@ class Project:
             self.restored += 1
         await self.must("pulumi", "cancel", "--yes", "--stack", stack)
 
+    async def operate(
+        self, verb: str, stack: str, *options: str, cut: Callable[[], bool] | None = None
+    ) -> tuple[int, str]:
+        """`heliograph ops …`: its exit code and what it printed. `cut`: all its processes are killed as soon as it says so, as when the machine goes out."""
+        argv = ["heliograph", "ops", verb, stack, *options]
+        process = await asyncio.create_subprocess_exec(
+            *self.within,
+            *argv,
+            cwd=self.project,
+            env=self.environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        reading = asyncio.ensure_future(process.communicate())
+        try:
+            async with asyncio.timeout(ENGINE_SECONDS):
+                while not reading.done():
+                    await asyncio.wait([reading], timeout=0.1)
+                    if cut is not None and cut():
+                        break
+        finally:
+            if not reading.done():
+                _kill_with_children(process.pid)
+            out, _ = await reading
+        return process.returncode or 0, out.decode(errors="replace")
+
+    def operations(self, stack: str) -> list[Path]:
+        """The folders of the operations that were run, oldest first."""
+        return sorted((self.project / "data" / "operations" / stack).glob("*/"))
+
     async def outputs(self, stack: str) -> dict[str, Any]:
         return json.loads(await self.must("pulumi", "stack", "output", "--json", "--show-secrets", "--stack", stack))
 
@@ -255,6 +288,15 @@ def _kill_session(session: int) -> None:
         with suppress(OSError):
             if (place / "stat").read_text().rpartition(")")[2].split()[3] == str(session):
                 os.kill(int(place.name), signal.SIGKILL)
+
+
+def _kill_with_children(pid: int) -> None:
+    """A program and all that it started; Ansible is in a session of its own."""
+    with suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _events(log: Path) -> list[dict[str, Any]]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.lab.hosts import Host, Lab
 from tests.lab.images import Image, Images
@@ -178,15 +180,21 @@ except ConnectionFailure:
     # -- load
 
     @asynccontextmanager
-    async def load(self, stack: str, name: str, rate: float, seconds: float) -> AsyncIterator[Path]:
-        """Clients that send until the block ends; yields the file that they write."""
+    async def load(
+        self, stack: str, name: str, rate: float, seconds: float, *, skip: float = 0.0, only: Collection[str] = ()
+    ) -> AsyncIterator[Path]:
+        """Clients that send until the block ends; yields the file that they write. `skip`: for how long they leave a node alone that failed; `only`: addresses of
+        the nodes that they know, if not all."""
         client = await self.client(stack)
+        urls = [url for url in client["urls"] if not only or urlsplit(url).hostname in only]
+        name = re.sub(r"\W+", "-", name)
         out, spec, stop = self.folder / f"{name}.jsonl", self.folder / f"{name}.json", self.folder / f"{name}.stop"
         authority = self.folder / f"{name}.pem"
         authority.write_text(client["ca"])
-        values = client | {"ca": str(authority), "name": name}
+        values = client | {"urls": urls, "ca": str(authority), "name": name}
         spec.touch(mode=0o600)
-        spec.write_text(json.dumps(values | {"rate": rate, "seconds": seconds, "out": str(out), "stop": str(stop)}))
+        values |= {"rate": rate, "seconds": seconds, "skip": skip}
+        spec.write_text(json.dumps(values | {"out": str(out), "stop": str(stop)}))
         process = self.lab.exec([sys.executable, "-m", "tests.lab.load", spec], cwd=ROOT)
         try:
             async with asyncio.timeout(60):

@@ -93,7 +93,10 @@ class Live {
       this.close();
       this.failures += 1;
       setTimeout(() => this.open(), Math.min(60, 2 ** this.failures) * 1000);
-      if (this.failures === 3) this.place.textContent = "Not live at the moment; reload to see what is new.";
+      if (this.failures !== 3) return;
+      const words = "Not live at the moment; reload to see what is new.";
+      if ("keep" in this.place.dataset) this.place.insertAdjacentHTML("afterbegin", `<p class="note">${words}</p>`);
+      else this.place.textContent = words;
     };
   }
 

@@ -9,7 +9,7 @@ Concepts, from the bottom up:
 - `view` is pure: what they say, taken together; `replica_set` looks, initiates or takes one step, looks again, until nothing differs and a majority is healthy.
 - `rolling` lets a member go for a restart only while its set stands without it.
 - `layout` is pure: a router's answers, the declaration → what to refuse, to do, to tell; `sharding` does it.
-- `upkeep` lets the balancer rest, and raises the feature compatibility version, for upgrades.
+- `upkeep` lets the balancer rest, and raises the feature compatibility version, for upgrades; for backups it lets old states be kept.
 - `status` tells all that, and changes nothing.
 - `report` writes a line per change and finding.
 
@@ -29,11 +29,12 @@ from controlplane.store.cluster.spec import (
     FeatureSpec,
     MoveSpec,
     SetSpec,
+    SnapshotSpec,
     StatusSpec,
     read,
 )
 from controlplane.store.cluster.status import describe
-from controlplane.store.cluster.upkeep import raise_features, set_balancer
+from controlplane.store.cluster.upkeep import keep_snapshots, raise_features, set_balancer
 
 __all__ = [
     "Access",
@@ -44,10 +45,12 @@ __all__ = [
     "MoveSpec",
     "Report",
     "SetSpec",
+    "SnapshotSpec",
     "StatusSpec",
     "converge_cluster",
     "converge_set",
     "describe",
+    "keep_snapshots",
     "raise_features",
     "read",
     "rejoined",

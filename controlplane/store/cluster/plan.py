@@ -56,14 +56,17 @@ def _silent(member: Member) -> Member:
     return member.model_copy(update={"votes": 0, "priority": 0.0})
 
 
-def settle_ids(current: Members, declared: Members) -> Members:
+def settle_ids(current: Members, declared: Members, *, apart: Set[int] = _NOBODY) -> Members:
     """The declared members under the ids that the set knows them by.
 
     A host keeps the id that it has. A new host gets its declared id, unless that is the id of a member that stays: then one that the set has not now.
     So whoever declares may number the members by position, and take one out of the middle.
+
+    `apart`: ids of members that go and are well. Who comes in the place of one of them gets another id: it has its data and its vote before the old one leaves. Under the
+    same id the old one would have to give its vote back first, which is right where it is dead.
     """
     known = {member.host: member.id for member in current}
-    taken = {known[member.host] for member in declared if member.host in known}
+    taken = {known[member.host] for member in declared if member.host in known} | set(apart)
     settled = []
     for member in declared:
         identity = known.get(member.host)

@@ -73,7 +73,7 @@ class _Run:
         """Wait for all members of a new set, for those that are to be added to an old one."""
         while True:
             view = await self.observe()
-            self._desired = settle_ids(view.members, self._spec.members)
+            self._desired = settle_ids(view.members, self._spec.members, apart=self._leaving_well(view))
             ids = {member.id: member.host for member in view.members}
             silent = [
                 view.probes[member.host]
@@ -84,6 +84,16 @@ class _Run:
                 return view
             if not await self._deadline.pause():
                 self._give_up("Nothing was changed: each new member must answer first", silent)
+
+    def _leaving_well(self, view: View) -> frozenset[int]:
+        """Ids of healthy members that are not declared any more, and whose process does not answer at another, declared address."""
+        declared = {member.host for member in self._spec.members}
+        same = moved(view.probes, view.members, settle_ids(view.members, self._spec.members))
+        return frozenset(
+            member.id
+            for member in view.members
+            if member.host not in declared and member.id in view.healthy and member.id not in same
+        )
 
     def _give_up(self, what: str, silent: Sequence[Probe]) -> NoReturn:
         who = "; ".join(f"{probe.host} ({probe.why})" for probe in silent) or "all members answer"

@@ -18,6 +18,7 @@ __all__ = [
     "Role",
     "SetSpec",
     "Shard",
+    "SnapshotSpec",
     "StatusSpec",
     "User",
     "check_cluster",
@@ -121,6 +122,13 @@ class BalancerSpec(_Model):
     running: bool
 
 
+class SnapshotSpec(_Model):
+    """For how long members keep old states, so that a backup can read all of one instant."""
+
+    members: tuple[Host, ...] = Field(min_length=1)
+    seconds: int = Field(ge=1, le=7 * 86_400)
+
+
 class FeatureSpec(_Model):
     """The feature compatibility version that every member is to have: `8.0`."""
 
@@ -136,7 +144,7 @@ def check_move(spec: MoveSpec) -> None:
         raise ConfigError(f"{spec.member} is not among the members of {spec.set}. Correct the specification.")
 
 
-_Spec = TypeVar("_Spec", SetSpec, ClusterSpec, StatusSpec, MoveSpec, BalancerSpec, FeatureSpec)
+_Spec = TypeVar("_Spec", SetSpec, ClusterSpec, StatusSpec, MoveSpec, BalancerSpec, FeatureSpec, SnapshotSpec)
 
 
 def read(kind: type[_Spec], text: str) -> _Spec:

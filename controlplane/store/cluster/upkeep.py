@@ -1,7 +1,8 @@
-"""What an upgrade of MongoDB does around the restarts: the balancer rests, and at the very end the feature compatibility version is raised.
+"""What an upgrade of MongoDB does around the restarts: the balancer rests, and at the very end the feature compatibility version is raised. And for
+backups: members keep old states for longer.
 
 Through the router go only balancerStatus, balancerStop, balancerStart, buildInfo and setFeatureCompatibilityVersion; members are asked buildInfo and
-getParameter (MongoDB manual, release-notes/8.0-upgrade-sharded-cluster, tutorial/manage-sharded-cluster-balancer).
+getParameter, setParameter (MongoDB manual, release-notes/8.0-upgrade-sharded-cluster, tutorial/manage-sharded-cluster-balancer).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from controlplane.store.client import Document
 from controlplane.store.cluster.members import Access, Connections, is_transient
 from controlplane.store.cluster.report import Deadline, Report
 from controlplane.store.cluster.sharding import find_router
-from controlplane.store.cluster.spec import BalancerSpec, FeatureSpec
+from controlplane.store.cluster.spec import BalancerSpec, FeatureSpec, SnapshotSpec
 
-__all__ = ["raise_features", "set_balancer"]
+__all__ = ["keep_snapshots", "raise_features", "set_balancer"]
 
+_WINDOW = "minSnapshotHistoryWindowInSeconds"
 _CONFIRM_FROM = 7
 """The first version that wants `confirm: true`; those before it refuse it."""
 
@@ -43,6 +45,27 @@ async def set_balancer(spec: BalancerSpec, access: Access, report: Report, deadl
                 raise StoreUnavailableError(
                     f"The balancer is not as wanted after {deadline.seconds:g} s: {waiting}. Run this again."
                 )
+
+
+async def keep_snapshots(spec: SnapshotSpec, access: Access, report: Report) -> None:
+    """Let each member keep old states for so long. StoreUnavailableError, naming who does not, when one does not answer; a restart brings MongoDB's 300 s back."""
+    changed, silent = [], []
+    async with Connections(access) as connections:
+        for host in spec.members:
+            admin = connections[host].admin
+            try:
+                was = (await admin.command({"getParameter": 1, _WINDOW: 1}))[_WINDOW]
+                if was != spec.seconds:
+                    await admin.command({"setParameter": 1, _WINDOW: spec.seconds})
+                    changed.append(host)
+            except PyMongoError as error:
+                silent.append(f"{host} ({error})")
+    if changed:
+        report.change("snapshots", f"of {spec.seconds} s are kept by {', '.join(changed)}")
+    if silent:
+        raise StoreUnavailableError(
+            f"Members do not say for how long they keep old states: {', '.join(silent)}. Run this again."
+        )
 
 
 async def raise_features(spec: FeatureSpec, access: Access, report: Report, deadline: Deadline) -> None:

@@ -7,13 +7,15 @@ import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 
+from infra.certificates import Authority, Subject, new_authority
 from tests.integration.infra.host import SandboxHost, why_not
 
 REASON = why_not()
@@ -216,6 +218,29 @@ class TestFacts:
         assert facts["installed"] == {}
         assert facts["data"] == {"x": {"used": False, "marker": None}}
         assert abs(facts["time"] - time.time()) < 60
+
+    def test_whom_it_trusts_and_who_signed_for_it(self, host):
+        """Of two authorities, one of them another's name; a private key goes before a certificate, as on a real host."""
+        today = date(2026, 1, 1)
+        pairs = [new_authority("fra", today), new_authority("fra", today, successor=True)]
+        host.do(
+            "install",
+            {
+                "name": "ca",
+                "token": "1",
+                "files": [{"path": "/etc/heliograph/tls/ca.pem", "content": "".join(pem for pem, _ in pairs)}],
+            },
+        )
+        subject = Subject("node", "heliograph-client", "heliograph-fra")
+        request = host.do("keys", {"token": "1", "roles": ["node"], "generation": "1"})["node"]
+        signed = Authority(*pairs[1]).sign(request, subject, today, 397)
+        file = {"path": "/etc/heliograph/tls/node.pem", "content": signed, "prepend": "/etc/heliograph/keys/node.1.key"}
+        host.do("install", {"name": "node", "token": "1", "files": [file]})
+        facts = host.do("facts", {})
+        loaded = [x509.load_pem_x509_certificate(pem.encode()) for pem, _ in pairs]
+        assert facts["trusts"] == [one.fingerprint(hashes.SHA256()).hex() for one in loaded]
+        identity = loaded[1].extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+        assert facts["signed_by"] == [identity]
 
     def test_listeners(self, host):
         line = "LISTEN 0 4096 10.0.0.1:{port} 0.0.0.0:*{who}\n"

@@ -33,6 +33,7 @@ from controlplane.domain.catalog import Tenant
 from controlplane.domain.events import Event, Kind
 from controlplane.embedded.mongod import binary
 from controlplane.settings import Settings
+from controlplane.store.backup import clear, create, open_archive, restore, verify
 from controlplane.store.catalog import Catalog
 from controlplane.store.client import connect
 from controlplane.store.committer import Committer
@@ -233,14 +234,14 @@ async def node(cluster: ShardedCluster) -> AsyncIterator[AsyncMongoClient[dict[s
         yield client
 
 
-async def counts(cluster: ShardedCluster, collection: str) -> dict[str, int]:
+async def counts(cluster: ShardedCluster, collection: str, database: str = DATABASE) -> dict[str, int]:
     """Documents on each shard's first reachable primary."""
     found = {}
     for name in ("a", "b"):
         for port in cluster.members[name]:
             async with client_of(cluster.uri("member", port)) as direct:
                 if (await direct.admin.command("hello"))["isWritablePrimary"]:
-                    found[name] = len(await direct[DATABASE][collection].find({}, {"_id": 1}).to_list())
+                    found[name] = len(await direct[database][collection].find({}, {"_id": 1}).to_list())
     return found
 
 
@@ -664,3 +665,63 @@ class TestFailover:
                     if (await direct.admin.command("hello"))["isWritablePrimary"]:
                         return port
         raise AssertionError(f"{name} has no primary")
+
+
+class TestBackup:
+    """A backup through a router is of one instant on all shards, and is put back through one into collections that are sharded already."""
+
+    async def test_all_shards_at_one_instant(self, cluster, admin, tmp_path):
+        for database in ("first", "second"):
+            await admin.admin.command("shardCollection", f"{database}.events", key={"mid": "hashed"})
+        first = Settings(mongodb_uri=cluster.uri("member"), database="first", secret_key=SECRET, datacenter="fra")
+        second = first.model_copy(update={"database": "second"})
+        stop, written = asyncio.Event(), 0
+
+        async def write(database) -> None:
+            """One after another, now on this shard and now on that one: what is there at one instant has no gap."""
+            nonlocal written
+            while not stop.is_set():
+                event = {"_id": f"{written}:0", "mid": str(written), "kind": "accepted", "dc": "fra", "n": written}
+                await database.events.insert_one(event)
+                written += 1
+
+        source, target = connect(first), connect(second)
+        try:
+            await source.events.insert_many(
+                [{"_id": f"p{n}", "mid": f"p{n}", "kind": "x", "pad": "x" * 900} for n in range(20_000)]
+            )
+            async with asyncio.TaskGroup() as group:
+                group.create_task(write(source))
+                while written < 20:
+                    await asyncio.sleep(0.01)
+                before = written
+                manifest = await create(source, first, tmp_path / "b", SystemClock(), lambda _text: None)
+                after = written
+                stop.set()
+            assert before < after
+            archive = open_archive(tmp_path / "b", first.secret)
+            verify(archive, lambda _text: None)
+            assert await restore(target, archive, lambda _text: None)
+            numbers = sorted([one["n"] async for one in target.events.find({"n": {"$exists": True}})])
+            assert numbers == list(range(len(numbers)))
+            assert before <= len(numbers) == manifest.messages < after
+            shares = await counts(cluster, "events", "second")
+            assert sum(shares.values()) == manifest.documents
+            assert min(shares.values()) > 5_000
+            assert not await restore(target, archive, lambda _text: None)
+            assert await clear(target) == manifest.documents
+            assert await restore(target, archive, lambda _text: None)
+        finally:
+            await source.client.close()
+            await target.client.close()
+
+    async def test_a_node_may(self, cluster, admin, tmp_path):
+        """Its user's `readWrite` is enough to back up, to empty and to put back."""
+        settings = Settings(mongodb_uri=cluster.uri("node"), database=DATABASE, secret_key=SECRET, datacenter="fra")
+        database = connect(settings)
+        try:
+            manifest = await create(database, settings, tmp_path / "b", SystemClock(), lambda _text: None)
+            assert await clear(database) == manifest.documents
+            assert await restore(database, open_archive(tmp_path / "b", settings.secret), lambda _text: None)
+        finally:
+            await database.client.close()

@@ -350,6 +350,21 @@ class TestOneSet:
         assert answer.code == 3
         assert any("has priority 3, declared is 1" in problem for problem in json.loads(answer.out)["problems"])
 
+    def test_one_that_is_well_goes_when_another_votes_in_its_place(self, fra):
+        """Declared under the same id: all the while three members vote."""
+        fra.start(6)
+        members = fra.members(2, 3, 4, priority={3: 3})
+        members[2]["host"] = fra.host(6)
+        with Writer(fra) as writer:
+            lines = fra.converge(fra.spec(2, 3, priority={3: 3}) | {"members": members})
+        assert [line for line in kinds(lines) if line != "stepped_down"] == ["added", "votes", "removed", "converged"]
+        assert writer.written > 0
+        assert {member["host"] for member in fra.config(2)["members"]} == {fra.host(each) for each in (2, 3, 6)}
+        assert kinds(fra.converge(fra.spec(2, 3, priority={3: 3}) | {"members": members})) == ["converged"]
+        back = fra.spec(2, 3, 4, priority={3: 3}, tags={4: {"host": "fra-9", "rack": "1"}})
+        assert set(kinds(fra.converge(back))) >= {"added", "votes", "removed"}
+        fra.stop(6)
+
     def test_without_the_certificate(self, fra):
         answer = Machines(fra.home, fra.set, ports=fra.ports).run("replica-set", fra.spec(2, 3, 4), "--timeout", "2")
         assert answer.code == 2
@@ -612,3 +627,15 @@ class TestUpkeep:
         assert answer.code == 2
         assert sets["fra-x"].host(0) in answer.err
         assert "still has another" in " ".join(answer.err.split())
+
+    def test_old_states_are_kept_for_longer_and_no_longer(self, region):
+        sets, _router = region
+        members = [each.host(0) for each in sets.values()]
+        for seconds in (14_400, 300):
+            spec = {"members": members, "seconds": seconds}
+            first, second = sets["cfg"].run("snapshots", spec), sets["cfg"].run("snapshots", spec)
+            assert kinds(first.lines) == ["snapshots", "converged"], first
+            assert kinds(second.lines) == ["converged"], second
+        answer = sets["cfg"].run("snapshots", {"members": [f"127.0.0.1:{free_port()}", *members], "seconds": 301})
+        assert (answer.code, kinds(answer.lines)) == (2, ["snapshots"])
+        assert "Run this again" in " ".join(answer.err.split())

@@ -10,7 +10,7 @@ import yaml
 
 from controlplane.ledger import note
 from infra import peer
-from infra.config import ConfigError, parse_region
+from infra.config import ConfigError, parse_region, parse_secrets
 from infra.peer import peer_entry, public_key
 from infra.plan import plan
 from tests.unit.infra.mocked import sample_secrets
@@ -25,7 +25,7 @@ def test_keys_are_those_of_the_control_plane(role):
 
 
 def test_an_entry_is_what_the_others_take():
-    entry = peer_entry(plan(sample_region()), LEDGER_KEY, sample_secrets()["authorityCertificate"])
+    entry = peer_entry(plan(sample_region()), parse_secrets(sample_secrets()))
     assert entry["urls"] == [f"https://10.81.1.1{n}:8442" for n in (1, 2, 3)]
     other = parse_region(sample_value(ledger={"peers": [entry]}) | {"name": "iad"})
     assert other.ledger.peers[0].networks == ("10.81.1.11", "10.81.1.12", "10.81.1.13")
@@ -71,5 +71,9 @@ class TestCommand:
 def test_nothing_private_is_needed_to_read_it():
     with pytest.raises(ConfigError, match="is not a public Ed25519 key"):
         parse_region(
-            sample_value(ledger={"peers": [{**peer_entry(plan(sample_region()), LEDGER_KEY, ""), "mirror_key": "x"}]})
+            sample_value(
+                ledger={
+                    "peers": [{**peer_entry(plan(sample_region()), parse_secrets(sample_secrets())), "mirror_key": "x"}]
+                }
+            )
         )

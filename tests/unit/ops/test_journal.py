@@ -46,3 +46,12 @@ def test_a_cut_line_says_nothing(found: list[tuple[str, str]], keep: int) -> Non
 
 def test_what_is_not_ours_is_passed_over() -> None:
     assert read(["", "null", "[]", '{"entry": "owed"}', "}"]) == Journal()
+
+
+def test_how_many_steps_it_is_past() -> None:
+    """Of the last run alone: one that goes on passes them all again."""
+    lines = [line("expected", "3"), line("passed", "a"), line("passed", "b")]
+    assert read(lines) == Journal(total=3, passed=2)
+    lines += [line("expected", "x"), line("expected", "2"), line("passed", "a"), line("passed", "a")]
+    assert read(lines) == Journal(total=2, passed=1)
+    assert read([line("passed", "a")]) == Journal()

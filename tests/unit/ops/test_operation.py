@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from controlplane.clock import SystemClock
+from controlplane.domain.operations import KINDS
 from controlplane.errors import ConfigError
 from controlplane.ops import operation as module
-from controlplane.ops.operation import Operation, State, begin, find, run
+from controlplane.ops.journal import Journal
+from controlplane.ops.operation import Operation, State, adopt, begin, find, run
 from controlplane.ops.runner import Done
 from tests.unit.ops.sample import sample
 
@@ -106,7 +108,7 @@ async def test_how_it_ends(state: State, done: Done, expected: str, monkeypatch:
 
 async def test_what_is_owed_is_given_to_the_next_run(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     first = Played(Done("canceled", 1), [("owed", "balancer"), ("begun", "a"), ("done", "a"), ("begun", "b")])
-    monkeypatch.setattr(module, "_COUNTED", set())
+    monkeypatch.setitem(KINDS, "upgrade", replace(KINDS["upgrade"], counted=False))
     operation = await play(state, "upgrade", first, monkeypatch)
     assert first.variables["heliograph_owed"] == []
     written = state.journal(operation)
@@ -140,3 +142,26 @@ async def test_messages_that_nobody_takes_end_it(state: State, monkeypatch: pyte
     operation = await play(state, "upgrade", Waiting(Done("canceled", 0)), monkeypatch)
     assert told == [True]
     assert (operation.state, operation.problem) == ("failed", "No node answered")
+
+
+def test_a_folder_has_one_identity(state: State) -> None:
+    """Whoever goes on from it is known by it."""
+    first = state.identity()
+    assert first.startswith("agent_")
+    assert {state.identity(), State(state.folder).identity()} == {first}
+    assert [path.name for path in state.folder.iterdir()] == ["agent"]
+
+
+def test_what_was_asked_for_elsewhere_is_held_here(state: State) -> None:
+    """Known here it goes on; told by another machine alone, with what that one wrote down; beside another unfinished one not at all."""
+    asked = Operation("0" * 26, "upgrade", {"scope": "nodes"}, "running", 0, resumed=1)
+    held = adopt(state, asked, Journal(("a",), ("b",), ("balancer",)), CLOCK)
+    assert (held.state, held.resumed) == ("running", 2)
+    assert state.journal(held) == Journal(("a",), ("b",), ("balancer",))
+    ended(state, held, "canceled")
+    again = adopt(state, asked, Journal(), CLOCK)
+    assert (again.id, again.state, again.resumed) == (asked.id, "running", 3)
+    assert state.journal(again).owed == ("balancer",)  # its own counts, not what was told
+    with pytest.raises(ConfigError, match="is not finished on this machine"):
+        adopt(state, replace(asked, id="1" * 26), Journal(), CLOCK)
+    assert adopt(state, Operation("2" * 26, "verify", {}, "running", 0), Journal(), CLOCK).kind == "verify"

@@ -83,6 +83,7 @@ def test_the_inventory_holds_no_secret() -> None:
     text = json.dumps(document["inventory"])
     for name in ("sshKey", "authorityKey", "secretKey", "adminKey", "ledgerKey"):
         assert values[name] not in text
+    assert document["client"]["secret_key"] == values["secretKey"]
     assert document["client"]["urls"] == [node.url for node in TOPOLOGY.nodes]
 
 

@@ -1,0 +1,62 @@
+"""Pulumi's state without a host that is gone: what cannot be reached any more cannot be taken back, and an `up` would wait for it. Pure."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+__all__ = ["forgotten"]
+
+_HOST = "heliograph:infra:Host"
+Resource = Mapping[str, Any]
+
+
+def forgotten(deployment: Mapping[str, Any], host: str) -> tuple[dict[str, Any], list[str]]:
+    """(what `pulumi stack export` said, without the resources that stand on this host; their URNs). Who waited for one of them waits for the others.
+
+    What only runs there and belongs to the whole (a set, the shards, the first key) stays: its next run is elsewhere.
+    """
+    found = copy.deepcopy(dict(deployment))
+    inner = found["deployment"]
+    resources = inner.get("resources") or []
+    gone = _on(resources, host)
+    inner["resources"] = [_freed(one, gone) for one in resources if one["urn"] not in gone]
+    if pending := inner.get("pending_operations"):
+        inner["pending_operations"] = [one for one in pending if one["resource"]["urn"] not in gone]
+    return found, sorted(gone)
+
+
+def _on(resources: Sequence[Resource], host: str) -> set[str]:
+    own = {one["urn"] for one in resources if one["type"] == _HOST and _name(one) == host}
+    if not own:
+        return set()
+    addresses = {_address(one) for one in resources if one.get("parent") in own} - {""}
+    parts = {
+        one["parent"]
+        for one in resources
+        if _address(one) in addresses and _name(one).startswith(f"{host}-") and ":Quadlet::" in one.get("parent", "")
+    }
+    gone = own | parts
+    return gone | {one["urn"] for one in resources if one.get("parent") in gone}
+
+
+def _name(one: Resource) -> str:
+    return str(one["urn"].rpartition("::")[2])
+
+
+def _address(one: Resource) -> str:
+    connection = (one.get("inputs") or {}).get("connection")
+    return str(connection.get("host", "")) if isinstance(connection, Mapping) else ""
+
+
+def _freed(one: Resource, gone: Collection[str]) -> dict[str, Any]:
+    freed = dict(one)
+    if "dependencies" in freed:
+        freed["dependencies"] = [urn for urn in freed["dependencies"] or [] if urn not in gone]
+    if "propertyDependencies" in freed:
+        freed["propertyDependencies"] = {
+            name: [urn for urn in urns or [] if urn not in gone]
+            for name, urns in (freed["propertyDependencies"] or {}).items()
+        }
+    return freed
