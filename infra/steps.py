@@ -13,7 +13,7 @@ from infra import render
 from infra.config import Image, Region
 from infra.plan import Topology
 
-__all__ = ["SCOPES", "ordered", "steps"]
+__all__ = ["SCOPES", "in_scope", "ordered", "steps"]
 
 SCOPES = ("everything", "nodes", "mongodb")
 _KEPT = {"secret-key": "/etc/heliograph/node/secret-key", "ledger": "/etc/heliograph/ledger/key"}
@@ -69,7 +69,8 @@ def steps(region: Region, topology: Topology) -> list[dict[str, Any]]:
     return found
 
 
-def _in_scope(step: Mapping[str, Any], scope: str) -> bool:
+def in_scope(step: Mapping[str, Any], scope: str) -> bool:
+    """Whether a step belongs to one of SCOPES."""
     match scope:
         case "nodes":
             return step["kind"] in ("node", "ledger") or step.get("image") == "controlplane"
@@ -87,7 +88,7 @@ def ordered(known: Sequence[Mapping[str, Any]], sets: Sequence[Mapping[str, Any]
     found: list[dict[str, Any]] = []
     waiting: list[dict[str, Any]] = []
     for step in known:
-        if not _in_scope(step, scope):
+        if not in_scope(step, scope):
             continue
         if waiting and not (step["kind"] == "member" and step["set"] == waiting[0]["set"]):
             found, waiting = found + waiting, []

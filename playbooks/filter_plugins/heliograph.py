@@ -16,6 +16,28 @@ def order(known: Sequence[Mapping[str, Any]], status: Mapping[str, Any], scope: 
     return steps.ordered(known, status["sets"], scope)
 
 
+def planned(known: Sequence[Mapping[str, Any]], scope: str, host: str) -> list[Mapping[str, Any]]:
+    """The steps of a scope of which this host can say what they would change."""
+    return [one for one in known if one["host"] == host and one["verb"] != "run" and steps.in_scope(one, scope)]
+
+
+def due(
+    known: Sequence[Mapping[str, Any]], scope: str, asked: Sequence[Mapping[str, Any]], left: Sequence[str]
+) -> list[str]:
+    """Names of those that would change something, that only their own command can compare, or that a run before `left` open. `asked`: of the module, for each host."""
+    changing = {
+        one["name"]
+        for found in asked
+        for one, plan in zip(planned(known, scope, found["steps_host"]), found["answer"], strict=True)
+        if plan["change"]
+    }
+    return [
+        one["name"]
+        for one in known
+        if steps.in_scope(one, scope) and (one["verb"] == "run" or one["name"] in changing or one["name"] in left)
+    ]
+
+
 def refusals(status: Mapping[str, Any], step: Mapping[str, Any]) -> list[str]:
     """Why the step must not be taken now: the live sets would lose a majority."""
     return quorum.refusals(status["sets"], [step["endpoint"]]) if step["kind"] == "member" else []
@@ -128,6 +150,8 @@ class FilterModule:
         """Name → filter."""
         return {
             "heliograph_order": order,
+            "heliograph_planned": planned,
+            "heliograph_due": due,
             "heliograph_refusals": refusals,
             "heliograph_node_refusals": node_refusals,
             "heliograph_unwell": unwell,

@@ -24,6 +24,10 @@ options:
     description: The specification, as C(infra) makes it.
     type: dict
     required: true
+  specs:
+    description: With C(plan), many specifications at once; C(spec) is then of no matter.
+    type: list
+    elements: dict
   reads:
     description: The C(run) changes nothing; it also runs in check mode.
     type: bool
@@ -40,7 +44,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 answer:
-  description: What the verb answers; of C(run) the documents on its stdout.
+  description: What the verb answers, a list for C(specs); of C(run) the documents on its stdout.
   returned: success
   type: raw
 plan:
@@ -106,10 +110,14 @@ def main() -> None:
     options = {
         "verb": {"type": "str", "required": True, "choices": ["facts", "plan", "install", "image", "run"]},
         "spec": {"type": "dict", "required": True},
+        "specs": {"type": "list", "elements": "dict"},
         "reads": {"type": "bool", "default": False},
     }
     module = AnsibleModule(argument_spec=options, supports_check_mode=True)
     verb, spec = module.params["verb"], module.params["spec"]
+    if verb == "plan" and module.params["specs"] is not None:
+        answers = [json.loads(call(module, verb, one)) for one in module.params["specs"]]
+        module.exit_json(changed=False, answer=answers)
     if verb in ("facts", "plan"):
         module.exit_json(changed=False, answer=json.loads(call(module, verb, spec)))
     if verb == "run":
