@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import uuid
@@ -19,6 +20,8 @@ from controlplane.settings import Settings
 from controlplane.store.client import Database, connect
 from tests.simulators.node import RunningNode, running_carrier, running_node
 
+exhaustive = pytest.mark.skipif(not os.environ.get("HG_ALL"), reason="takes long; HG_ALL=1 runs it")
+"""For what a shorter test shows too, but for fewer cases."""
 SECRET = "a-secret-key-for-tests-of-at-least-32-characters"
 
 

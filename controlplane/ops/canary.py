@@ -89,8 +89,8 @@ class Count:
 
     accepted: int = 0
     final: int = 0
-    proven: int = 0
-    """With a complete proof of the ledger."""
+    proven: list[str] = field(default_factory=list)
+    """With a complete proof of the ledger; once is enough."""
     retried: int = 0
     """Attempts that no node answered with 202; each was made again until one did."""
     missing: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Count:
     @property
     def settled(self) -> bool:
         """Nothing is open any more."""
-        return not self.missing and self.final == self.proven == self.accepted
+        return not self.missing and self.final == len(self.proven) == self.accepted
 
 
 def accepted(path: Path) -> list[dict[str, Any]]:
@@ -113,11 +113,16 @@ def accepted(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _last(path: Path) -> dict[str, Any]:
+    """What `count` kept of a file, {} before the first time."""
+    last = path.with_suffix(_COUNT)
+    return dict(json.loads(last.read_text(encoding="ascii"))) if last.exists() else {}
+
+
 def counted(path: Path) -> dict[str, int]:
     """{accepted, retried, final, proven, missing}: as many as were accepted by now, the rest as they were last counted."""
-    lines, last = accepted(path), path.with_suffix(_COUNT)
-    known = json.loads(last.read_text(encoding="ascii")) if last.exists() else {}
-    rest = {name: len(value) if isinstance(value, list) else int(value) for name, value in known.items()}
+    lines = accepted(path)
+    rest = {name: len(value) if isinstance(value, list) else int(value) for name, value in _last(path).items()}
     now = {"accepted": len(lines), "retried": sum(line["retried"] for line in lines)}
     return {"final": 0, "proven": 0, "missing": 0} | rest | now
 
@@ -147,8 +152,8 @@ async def send(api: Api, to: str, path: Path, *, name: str, every: float, stop: 
 
 
 async def count(api: Api, path: Path) -> Count:
-    """Ask for each that was accepted. ConfigError when nobody answers."""
-    lines = accepted(path)
+    """Ask for each that was accepted, and for the proofs that were not complete before; keeps what it found beside the file. ConfigError when nobody answers."""
+    lines, known = accepted(path), frozenset(_last(path).get("proven", ()))
     found = Count(accepted=len(lines), retried=sum(line["retried"] for line in lines))
     gate = asyncio.Semaphore(_AT_ONCE)
 
@@ -160,12 +165,18 @@ async def count(api: Api, path: Path) -> Count:
                 return
             if message["status"] in FINAL:
                 found.final += 1
-                status, proof, _ = await api.call("GET", f"/v1/messages/{mid}/proof")
-                found.proven += status == 200 and bool(proof["complete"])
+                if mid not in known:
+                    status, proof, _ = await api.call("GET", f"/v1/messages/{mid}/proof")
+                    if status != 200 or not proof["complete"]:
+                        return
+                found.proven.append(mid)
 
     async with asyncio.TaskGroup() as group:
         for line in lines:
             group.create_task(one(line["id"]))
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(asdict(found)), encoding="ascii")
+    draft.replace(path.with_suffix(_COUNT))
     return found
 
 
@@ -197,14 +208,11 @@ async def _run(what: str, subject: str, urls: Sequence[str]) -> int:
             return int(bool(left))
         path = Path(subject)
         found = await (settle(api, path, clock=SystemClock()) if what == "settle" else count(api, path))
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps(asdict(found)), encoding="ascii")
-    draft.replace(path.with_suffix(_COUNT))
-    sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    sys.stdout.write(json.dumps(counted(path)) + "\n")
     if found.missing:
         sys.stderr.write(f"{len(found.missing)} accepted messages are missing: {', '.join(found.missing[:5])}\n")
     elif what == "settle" and not found.settled:
-        sys.stderr.write(f"of {found.accepted} accepted {found.final} are final and {found.proven} proven\n")
+        sys.stderr.write(f"of {found.accepted} accepted {found.final} are final and {len(found.proven)} proven\n")
     return int(bool(found.missing) or (what == "settle" and not found.settled))
 
 

@@ -27,35 +27,41 @@ GIVE_UP_SECONDS = 120
 
 
 async def _one(session: aiohttp.ClientSession, spec: dict[str, Any], n: int, out: Any, away: dict[str, float]) -> None:
-    body = {
-        "to": f"+9990000{n:04d}001",
-        "body": f"message {n} of the lab",
-        "class": "otp",
-        "reference": f"{spec['name']}-{n}",
-    }
+    """Messages `n` to `n` + `batch` - 1, in one request."""
+    numbers = range(n, n + spec["batch"])
+    messages = [
+        {
+            "to": f"+9990000{number:04d}001",
+            "body": f"message {number} of the lab",
+            "class": "otp",
+            "reference": f"{spec['name']}-{number}",
+        }
+        for number in numbers
+    ]
+    path, body = ("/v1/messages", messages[0]) if spec["batch"] == 1 else ("/v1/batches", {"messages": messages})
     headers = {"authorization": f"Bearer {spec['key']}", "idempotency-key": f"{spec['name']}-{n}"}
     end = time.monotonic() + GIVE_UP_SECONDS
     for attempt in range(1_000):
         begun = time.monotonic()
         ready = [url for url in spec["urls"] if away.get(url, 0) <= begun] or spec["urls"]
-        url = ready[(n + attempt) % len(ready)]
-        line: dict[str, Any] = {"n": n, "at": begun}
+        url = ready[(n // spec["batch"] + attempt) % len(ready)]
+        ids, why = [], ""
         try:
-            async with session.post(f"{url}/v1/messages", json=body, headers=headers) as answer:
+            async with session.post(f"{url}{path}", json=body, headers=headers) as answer:
                 document = await answer.json(content_type=None)
-                line |= (
-                    {"ok": True, "id": document["id"]}
-                    if answer.status == 202
-                    else {"ok": False, "why": str(answer.status)}
-                )
-        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
-            line |= {"ok": False, "why": type(error).__name__}
-        if not line["ok"]:
-            away[url] = time.monotonic() + spec["skip"]
-        line["ms"] = round((time.monotonic() - begun) * 1000, 1)
-        out.write(json.dumps(line) + "\n")
-        if line["ok"] or time.monotonic() > end:
+                results = document.get("results", [document])
+                refused = [one["error"]["status"] for one in results if "error" in one]
+                why = str(refused[0]) if refused else "" if answer.status == 202 else str(answer.status)
+                ids = [one["id"] for one in results] if not why else []
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, OSError) as error:
+            why = type(error).__name__
+        ended = time.monotonic()
+        for at, number in enumerate(numbers):
+            line = {"n": number, "at": begun, "ok": not why, "ms": round((ended - begun) * 1000, 1)}
+            out.write(json.dumps(line | ({"why": why} if why else {"id": ids[at]})) + "\n")
+        if not why or ended > end:
             return
+        away[url] = ended + spec["skip"]
         await asyncio.sleep(min(0.2 * 2**attempt, 2.0))
 
 
@@ -71,7 +77,7 @@ async def _send(spec: dict[str, Any]) -> None:
             begun, n, away = time.monotonic(), 0, dict[str, float]()
             while not stop.exists() and time.monotonic() < begun + spec["seconds"]:
                 group.create_task(_one(session, spec, n, out, away))
-                n += 1
+                n += spec["batch"]
                 await asyncio.sleep(max(0.0, begun + n / spec["rate"] - time.monotonic()))
 
 

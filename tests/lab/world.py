@@ -181,9 +181,17 @@ except ConnectionFailure:
 
     @asynccontextmanager
     async def load(
-        self, stack: str, name: str, rate: float, seconds: float, *, skip: float = 0.0, only: Collection[str] = ()
+        self,
+        stack: str,
+        name: str,
+        rate: float,
+        seconds: float,
+        *,
+        batch: int = 1,
+        skip: float = 0.0,
+        only: Collection[str] = (),
     ) -> AsyncIterator[Path]:
-        """Clients that send until the block ends; yields the file that they write. `skip`: for how long they leave a node alone that failed; `only`: addresses of
+        """Clients that send until the block ends; yields the file that they write. `batch`: messages a request; `skip`: for how long they leave a node alone that failed; `only`: addresses of
         the nodes that they know, if not all."""
         client = await self.client(stack)
         urls = [url for url in client["urls"] if not only or urlsplit(url).hostname in only]
@@ -193,7 +201,7 @@ except ConnectionFailure:
         authority.write_text(client["ca"])
         values = client | {"urls": urls, "ca": str(authority), "name": name}
         spec.touch(mode=0o600)
-        values |= {"rate": rate, "seconds": seconds, "skip": skip}
+        values |= {"rate": rate, "seconds": seconds, "batch": batch, "skip": skip}
         spec.write_text(json.dumps(values | {"out": str(out), "stop": str(stop)}))
         process = self.lab.exec([sys.executable, "-m", "tests.lab.load", spec], cwd=ROOT)
         try:

@@ -30,7 +30,7 @@ from controlplane.ops.operation import Operation, State, begin
 from controlplane.ops.reporting import Desk, HeldElsewhereError, Telling, operate
 from controlplane.ops.runner import Done, Event, play
 from controlplane.store.operations import SILENT_MS
-from tests.conftest import free_port
+from tests.conftest import exhaustive, free_port
 from tests.integration.ops.test_playbooks import Region
 from tests.simulators.node import RunningNode
 
@@ -210,6 +210,7 @@ async def by_hand(world: World, known: Desired) -> Operation:
             return await operate(telling, operation, world.heard.append, canceled=lambda: False)
 
 
+@exhaustive
 async def test_begun_by_hand_while_the_api_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is told of it is away, not the nodes: the operation is neither stopped nor held up, and is told when somebody listens."""
     monkeypatch.setattr(reporting, "_PATIENCE_SECONDS", 0.5)
@@ -254,6 +255,7 @@ async def test_by_hand_another_one_that_is_not_finished_is_refused(
         await asyncio.to_thread(ops_command._operate, "fra", folder, "drain")
 
 
+@exhaustive
 async def test_by_hand_gone_on_with_and_aborted(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +307,7 @@ async def test_what_breaks_has_failed_and_is_not_tried_for_ever(world: World, mo
     assert "no memory" in found["problem"]
 
 
+@exhaustive
 async def test_a_key_that_was_changed_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent's own was taken out of use: it reads anew what is declared."""
     monkeypatch.setattr(agent, "_EVERY_SECONDS", 0.05)

@@ -29,6 +29,7 @@ from controlplane.ops.journal import Journal, read
 from controlplane.ops.phases import ask, perform
 from controlplane.ops.runner import Done, Event, play
 from infra.certificates import new_authority
+from tests.conftest import exhaustive
 from tests.integration.ops.test_playbooks import TOOL, Region
 from tests.lab.project import Project
 from tests.lab.tools import ToolsError, prepare
@@ -195,6 +196,7 @@ async def test_another_authority_cut_in_every_up_and_gone_on_with(stack: Stack) 
     assert stack.ups() == ups
 
 
+@exhaustive
 async def test_messages_are_sent_with_what_is_right_at_each_phase(stack: Stack) -> None:
     done = stack.run("rotate-keys.yml", "api")
     assert done.status == "successful", done.problem
@@ -226,6 +228,7 @@ async def test_what_is_sick_or_refused_changes_nothing(stack: Stack) -> None:
     assert stack.project.stack_file("fra").read_text() == before
 
 
+@exhaustive
 async def test_a_shard_more(stack: Stack) -> None:
     done = stack.run("add-shard.yml", "add-shard", shard="c")
     assert done.status == "successful", done.problem
@@ -254,6 +257,7 @@ async def test_a_dead_host_is_replaced(stack: Stack) -> None:
     assert (again.status, again.changed) == ("successful", 0)
 
 
+@exhaustive
 async def test_peers_are_told_here_and_elsewhere(stack: Stack) -> None:
     """The other stack of this folder is given both authorities, and its `up`; of one elsewhere somebody says that it was."""
     await stack.make("iad")
@@ -325,6 +329,7 @@ async def door(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[P
     await server.wait_closed()
 
 
+@exhaustive
 async def test_the_operators_key(stack: Stack, door: Path) -> None:
     """The new key is tried before it is used, and the old one goes last."""
     old = await stack.project.secret("fra", "sshKey")
@@ -361,6 +366,7 @@ async def test_a_host_that_answers_leaves_after_the_new_one_came(stack: Stack, d
     assert region["mongodb"]["shards"] == [{"name": "a", "hosts": ["fra-4"]}]
 
 
+@exhaustive
 async def test_told_before_and_not_done(stack: Stack) -> None:
     before = stack.project.stack_file("fra").read_text()
     found = ask("plan", "fra", "authority", variables={})

@@ -88,3 +88,30 @@ def test_chosen(filters: dict[str, Any]) -> None:
     assert filters["heliograph_chosen"](nodes, "fra-1", "") == ["fra-1-1", "fra-1-2"]
     assert filters["heliograph_chosen"](nodes, "", "x") == ["x"]
     assert filters["heliograph_chosen"](nodes, "", "") == []
+
+
+def test_due_is_what_hosts_say_and_what_a_cut_left(filters: dict[str, Any]) -> None:
+    known = [
+        {"name": name, "host": host, "kind": kind, "verb": verb, "spec": {"name": name}}
+        for name, host, kind, verb in [
+            ("a on 1", "1", "member", "install"),
+            ("a on 2", "2", "member", "install"),
+            ("set", "1", "set", "run"),
+            ("node on 1", "1", "node", "install"),
+            ("router on 2", "2", "router", "install"),
+        ]
+    ]
+    planned = filters["heliograph_planned"]
+    assert [one["name"] for one in planned(known, "everything", "1")] == ["a on 1", "node on 1"]
+    assert [one["name"] for one in planned(known, "mongodb", "1")] == ["a on 1"]
+
+    def due(scope: str, *changing: str, left: tuple[str, ...] = ()) -> list[str]:
+        asked = [
+            {"steps_host": host, "answer": [{"change": one["name"] in changing} for one in planned(known, scope, host)]}
+            for host in ("1", "2")
+        ]
+        return filters["heliograph_due"](known, scope, asked, left)
+
+    assert due("everything") == ["set"]
+    assert due("mongodb", "a on 2", "node on 1") == ["a on 2"]
+    assert due("everything", "node on 1", left=("router on 2",)) == ["set", "node on 1", "router on 2"]
