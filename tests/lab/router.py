@@ -13,7 +13,8 @@ Gaps, against a real mongos:
   client as an error without a label that would make it try again.
 - No findAndModify on sharded collections (error 115). `distinct` on sharded collections only for keys without a dot.
 - No change streams, `$out`, `$merge`, aggregations on a database, `explain`, `mapReduce`, `renameCollection`, `collMod`, zones, `moveChunk`, `split`, resharding.
-- Reads always go to primaries: read preferences are ignored. Nor are sessions passed on: causal consistency comes from majority reads and writes alone.
+- Reads always go to primaries: read preferences are ignored. Nor are sessions passed on, or cluster times but with
+  `atClusterTime`: causal consistency comes from majority reads and writes alone.
 - An abandoned cursor lives on the shards until they time it out (ten minutes); `killCursors` only makes the double forget it.
 - An operation goes on when its client has left. One under way to a member that has fallen silent (cut off, not dead) comes back when the member
   does, or never: the client's own socket timeout ends it, and the shards' routers need about ten seconds to turn to the new primary.
@@ -888,11 +889,14 @@ class Session:
     def _restrict(command: Command, spec: Spec) -> None:
         """Drop what belongs to sessions; refuse what we don't know, so that no member sees what only its own kind may say."""
         fields, name = command.fields, command.name
-        for key in [key for key in fields if key in _DROPPED or (key[:1] == "$" and key != "$db")]:
+        kept = {"$db"}
+        if "atClusterTime" in (fields.get("readConcern") or {}):
+            kept.add("$clusterTime")  # the shard that is asked may not have heard of that time
+        for key in [key for key in fields if key in _DROPPED or (key[:1] == "$" and key not in kept)]:
             del fields[key]
         if spec.fields is None:
             return
-        allowed = {*spec.fields.split(), name, "$db", "maxTimeMS", "comment"}
+        allowed = {*spec.fields.split(), name, *kept, "maxTimeMS", "comment"}
         for key in (*fields, *command.sequence_names):
             if key not in allowed:
                 raise CommandError(40415, f"router double: field '{key}' of {name} is unknown")

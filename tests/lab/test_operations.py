@@ -268,3 +268,29 @@ class TestHosts:
     async def test_a_shard_more(self, world: World, fra: list[Host]) -> None:
         hosts = [*fra[:2], world.lab.hosts["fra-4"]]
         await operations_parts.add_shard(world, "fra", hosts, "b", partial(loaded, world, hosts))
+
+
+class TestBackup:
+    """The region is destroyed with its data, and comes back from the archive."""
+
+    @exhaustive
+    async def test_destroyed_and_restored(self, world: World, fra: list[Host]) -> None:
+        async with world.load("fra", "backed-up", RATE, 3000, batch=BATCH, skip=SKIP) as out:
+            await must(world, "backup", "--name", "first")
+        ledger = read(out)
+        await must(world, "backup", "--name", "second")
+        await must(world, "drill", "--backup", "second")
+        world.project.edit("fra", lambda region: region.update(purge=True))
+        await world.up("fra")
+        await world.destroy("fra")
+        for host in fra:
+            assert not (await host.run("ls /var/lib/heliograph/data 2>/dev/null || true")).strip()
+        world.project.edit("fra", lambda region: region.update(purge=False))
+        await world.up("fra")
+        await must(world, "restore", "--backup", "second", "--confirm", "fra", "--discard")
+        missing, ends = await lost(world, fra, ledger)
+        world.note("restored", {"accepted before": len(ledger.accepted), "outcomes": ends})
+        assert not missing
+        assert set(ends) <= {"delivered", "unknown"}
+        code, report = await world.project.verify("fra")
+        assert (code, report["problems"]) == (0, [])
