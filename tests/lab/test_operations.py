@@ -1,4 +1,4 @@
-"""`heliograph ops` on a region that is under load all the while. Needs root; skipped where the lab cannot run (`make lab-doctor` says why).
+"""`heliograph ops` on a region that is under load all the while: an hour. Needs root; skipped where the lab cannot run (`make lab-doctor` says why).
 
 One region of three hosts, 200 messages a second in requests of ten from clients that try again and, as load balancers do, leave a node alone for some seconds after an error.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -28,15 +27,13 @@ from tests.lab.load import Ledger, read
 from tests.lab.tools import prepare
 from tests.lab.world import DATA_DISK_MB, World
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), exhaustive]
 
 NAMES = ["fra-1", "fra-2", "fra-3"]
 RATE, BATCH = 200.0, 10
 SKIP = 5.0
 SHARD = 27020
-CUT_AT = {"image-mongod", "fra-a", "router", "node"}
-if os.environ.get("HG_ALL"):
-    CUT_AT |= {"image-controlplane", "fra-config", "ledger"}
+CUT_AT = {"image-mongod", "image-controlplane", "fra-config", "fra-a", "router", "node", "ledger"}
 ERRORS = 0.001
 """Share of attempts that clients may have to repeat."""
 FINAL = {"delivered", "undelivered", "expired", "failed", "cancelled", "unknown"}
@@ -241,14 +238,12 @@ class TestDrain:
 class TestRotations:
     """Certificates, the authority and the keys, one after another; what is old is dead at the end."""
 
-    @exhaustive
     async def test_certificates(self, world: World, fra: list[Host]) -> None:
         await operations_parts.rotate_certificates(world, "fra", fra, partial(loaded, world, fra))
 
     async def test_the_authority(self, world: World, fra: list[Host]) -> None:
         await operations_parts.rotate_authority(world, "fra", fra, partial(loaded, world, fra))
 
-    @exhaustive
     async def test_keys(self, world: World, fra: list[Host]) -> None:
         await operations_parts.rotate_keys(world, "fra", fra, partial(loaded, world, fra))
 
@@ -264,7 +259,6 @@ class TestHosts:
             world, "fra", fra, gone, new, partial(loaded, world, [*rest, new], nodes=rest)
         )
 
-    @exhaustive
     async def test_a_shard_more(self, world: World, fra: list[Host]) -> None:
         hosts = [*fra[:2], world.lab.hosts["fra-4"]]
         await operations_parts.add_shard(world, "fra", hosts, "b", partial(loaded, world, hosts))
@@ -273,7 +267,6 @@ class TestHosts:
 class TestBackup:
     """The region is destroyed with its data, and comes back from the archive."""
 
-    @exhaustive
     async def test_destroyed_and_restored(self, world: World, fra: list[Host]) -> None:
         async with world.load("fra", "backed-up", RATE, 3000, batch=BATCH, skip=SKIP) as out:
             await must(world, "backup", "--name", "first")
