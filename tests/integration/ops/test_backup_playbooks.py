@@ -25,7 +25,7 @@ from tests.integration.ops.test_playbooks import Region
 from tests.unit.infra.pki import authority_pair
 
 OURS = """
-import os, subprocess
+import os, subprocess, time
 if verb == "facts":
     print(json.dumps({"installed": {}}))
     sys.exit()
@@ -41,6 +41,8 @@ if verb == "run" and spec["argv"][0] == "backup":
     given = json.loads((home / "settings").read_text())
     log(" ".join(spec["argv"][1:2]))
     done = subprocess.run([@PYTHON@, "-m", "controlplane", *spec["argv"]], env={**os.environ, **spec["environment"], **given}, capture_output=True, text=True)
+    if (home / "slow").exists():  # long enough to be killed before it has answered
+        time.sleep(60)
     if (home / "fails").exists():
         sys.exit("the host has lost its power")
     sys.exit(done.stderr) if done.returncode else print(done.stdout)
@@ -248,7 +250,10 @@ async def test_killed_gone_on_with_and_aborted(region: Whole, filled: Database) 
     def enough() -> bool:
         return "create" in region.log()
 
+    slow = region.home / "slow"
+    slow.touch()
     assert (await asyncio.to_thread(region.operate, "backup.yml", canceled=enough)).status == "canceled"
+    slow.unlink()
     assert set(region.owed()) == {"balancer", "snapshots"}
     assert (await asyncio.to_thread(region.operate, "abort.yml")).status == "successful"
     assert region.owed() == ()
