@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from infra import render
@@ -43,16 +42,6 @@ def backups(region: Region, topology: Topology) -> dict[str, Any]:
 
 def _run(region: Region, topology: Topology, host: str) -> dict[str, Any]:
     """Settings as of a node; the peers are only written down, so that whoever reads the backup can verify their logs."""
-    peers = [
-        {
-            "dc": peer.name,
-            "urls": list(peer.urls),
-            "log_keys": list(peer.log_keys),
-            "witness_key": peer.witness_key,
-            "mirror_key": peer.mirror_key,
-        }
-        for peer in region.ledger.peers
-    ]
     return {
         "argv": ["backup"],
         "user": render.NODE_USER,
@@ -66,7 +55,7 @@ def _run(region: Region, topology: Topology, host: str) -> dict[str, Any]:
             "HELIOGRAPH_SECRET_KEY_FILE": "/etc/heliograph/node/secret-key",
             "HELIOGRAPH_DATACENTER": region.name,
             "HELIOGRAPH_LEDGER_DOMAIN": region.ledger.domain,
-            "HELIOGRAPH_LEDGER_PEERS": json.dumps(peers),
+            "HELIOGRAPH_LEDGER_PEERS": render.ledger_settings(region)["peers"],
         },
         "timeout": _LONGEST_SECONDS,
     }

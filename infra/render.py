@@ -24,6 +24,7 @@ __all__ = [
     "carrier",
     "host",
     "ledger",
+    "ledger_settings",
     "member",
     "node",
     "router",
@@ -257,7 +258,7 @@ def node(region: Region, topology: Topology, one: Node) -> Bundle:
         region=region.name,
         uri=mongodb_uri(topology, one.host),
         log_level=region.control_plane.log_level,
-        **_ledger_settings(region),
+        **ledger_settings(region),
     )
     quadlet = _render(
         "quadlets/heliograph-node.container.j2",
@@ -277,7 +278,7 @@ def node(region: Region, topology: Topology, one: Node) -> Bundle:
     )
 
 
-def _ledger_settings(region: Region) -> dict[str, Any]:
+def ledger_settings(region: Region) -> dict[str, Any]:
     """What nodes and ledgers know alike of the logs, as they take it from their environment."""
     peers = [
         {
@@ -301,7 +302,7 @@ def ledger(region: Region, topology: Topology, one: Ledger) -> Bundle:
         region=region.name,
         uri=mongodb_uri(topology, one.host, "ledger"),
         log_level=region.control_plane.log_level,
-        **_ledger_settings(region),
+        **ledger_settings(region),
     )
     quadlet = _render(
         "quadlets/heliograph-ledger.container.j2",

@@ -6,10 +6,9 @@ It asks for work every few seconds. What it claims it runs as `heliograph ops` d
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -32,16 +31,9 @@ _ANEW = 20
 _STEP = re.compile(r"[\w .:,=@/()+-]{1,200}", re.ASCII)
 
 
-@contextmanager
-def alone(state: State) -> Iterator[None]:
+def alone(state: State) -> AbstractContextManager[None]:
     """One agent for a folder. ConfigError while there is another."""
-    state.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (state.folder / "agent.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"An agent for {state.folder.name} runs here already.") from None
-        yield
+    return state.alone("agent.lock", f"An agent for {state.folder.name} runs here already.")
 
 
 async def serve(

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,17 +114,22 @@ class State:
         return journal.read(path.read_text(encoding="utf-8").splitlines() if path.exists() else ())
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """One operation at a time. ConfigError while another one runs."""
+    def alone(self, name: str, refusal: str) -> Iterator[None]:
+        """Hold the lock file `name`. ConfigError, which is `refusal`, while another process does."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self.folder / "lock").open("w") as file:
+        with (self.folder / name).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError(
-                    f"Another operation on {self.folder.name} is under way. `heliograph ops status` shows it, `heliograph ops abort` ends it."
-                ) from None
+                raise ConfigError(refusal) from None
             yield
+
+    def lock(self) -> AbstractContextManager[None]:
+        """One operation at a time. ConfigError while another one runs."""
+        return self.alone(
+            "lock",
+            f"Another operation on {self.folder.name} is under way. `heliograph ops status` shows it, `heliograph ops abort` ends it.",
+        )
 
     def held(self) -> bool:
         """Whether somebody runs an operation now."""

@@ -198,28 +198,7 @@ class Project:
     ) -> tuple[int, str]:
         """`heliograph ops …`: its exit code and what it printed. `cut`: all its processes are killed as soon as it says so, as when the machine goes out."""
         argv = ["heliograph", "ops", verb, stack, *options]
-        process = await asyncio.create_subprocess_exec(
-            *self.within,
-            *argv,
-            cwd=self.project,
-            env=self.environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        reading = asyncio.ensure_future(process.communicate())
-        try:
-            async with asyncio.timeout(ENGINE_SECONDS):
-                while not reading.done():
-                    await asyncio.wait([reading], timeout=0.1)
-                    if cut is not None and cut():
-                        break
-        finally:
-            if not reading.done():
-                _kill_with_children(process.pid)
-            out, _ = await reading
-        return process.returncode or 0, out.decode(errors="replace")
+        return await self._run(argv, cut or (lambda: False), _kill_with_children)
 
     def operations(self, stack: str) -> list[Path]:
         """The folders of the operations that were run, oldest first."""
@@ -254,6 +233,20 @@ class Project:
             *options,
         ]
         begun = time.time()
+        before = len(self.journal())
+
+        def cut() -> bool:
+            return cut_after is not None and len(self.journal()) - before >= cut_after[0]
+
+        code, text = await self._run(argv, cut, _kill_session, cut_after[1] if cut_after else 0.0)
+        events = _events(log)
+        seconds = time.time() - begun
+        return Done(code, text, seconds, _steps(events, begun), *_said(events))
+
+    async def _run(
+        self, argv: Sequence[str], cut: Callable[[], bool], kill: Callable[[int], None], grace: float = 0.0
+    ) -> tuple[int, str]:
+        """A program in a session of its own: its exit code and what it said. `cut`: it is killed, so many seconds after that turned true."""
         process = await asyncio.create_subprocess_exec(
             *self.within,
             *argv,
@@ -265,21 +258,18 @@ class Project:
             start_new_session=True,
         )
         reading = asyncio.ensure_future(process.communicate())
-        before = len(self.journal())
         try:
             async with asyncio.timeout(ENGINE_SECONDS):
                 while not reading.done():
                     await asyncio.wait([reading], timeout=0.1)
-                    if cut_after and len(self.journal()) - before >= cut_after[0]:
-                        await asyncio.sleep(cut_after[1])
+                    if cut():
+                        await asyncio.sleep(grace)
                         break
         finally:
             if not reading.done():
-                _kill_session(process.pid)
+                kill(process.pid)
             out, _ = await reading
-        text, events = out.decode(errors="replace"), _events(log)
-        seconds = time.time() - begun
-        return Done(process.returncode or 0, text, seconds, _steps(events, begun), *_said(events))
+        return process.returncode or 0, out.decode(errors="replace")
 
 
 def _kill_session(session: int) -> None:

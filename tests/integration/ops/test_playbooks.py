@@ -104,6 +104,7 @@ class Region:
             "heliograph_soak_seconds": 0,
             "steps_soak_seconds": 0,
             "steps_join_seconds": 6,
+            "region_wait_seconds": 6,
             "heliograph_owed": list(self.journal().owed),
             "heliograph_open": list(self.journal().open),
         }
@@ -181,6 +182,15 @@ def test_killed_at_a_step_and_gone_on_with(region: Region) -> None:
     )  # none was done twice
     assert region.log()[-1] == "balancer full"
     assert (len(region.journal().done), region.journal().open, region.journal().owed) == (4, (), ())
+
+
+def test_what_a_cut_left_and_does_not_come_back_is_named(region: Region) -> None:
+    (region.folder / "journal").write_text('{"entry": "begun", "step": "mongod-fra-a on fra-2"}\n')
+    region.sick((region.members[1], 0))
+    done = region.run("upgrade.yml")
+    assert done.status == "failed"
+    assert f"Nothing was changed; mend first: fra-a: {region.members[1]} is refused" in done.problem
+    assert region.log() == []
 
 
 def test_aborted_after_a_cut(region: Region) -> None:
