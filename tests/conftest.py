@@ -22,6 +22,9 @@ from tests.simulators.node import RunningNode, running_carrier, running_node
 
 exhaustive = pytest.mark.skipif(not os.environ.get("HG_ALL"), reason="takes long; HG_ALL=1 runs it")
 """For what a shorter test shows too, but for fewer cases."""
+MANY_DATABASES = ("--setParameter", "minSnapshotHistoryWindowInSeconds=30", "--syncdelay", "10")
+"""For a mongod that sees a database come and go with each test: it keeps the files of a dropped one open until nobody can want to read its past, five
+minutes by default, and this suite once ran it out of file descriptors that way."""
 SECRET = "a-secret-key-for-tests-of-at-least-32-characters"
 
 
@@ -43,7 +46,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
-    process = Mongod(tmp_path_factory.mktemp("mongod"), free_port())
+    process = Mongod(tmp_path_factory.mktemp("mongod"), free_port(), options=MANY_DATABASES)
     process.start()
     yield process
     process.stop()

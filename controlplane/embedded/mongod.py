@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pymongo import MongoClient
@@ -48,10 +50,12 @@ def missing_libraries(path: Path) -> list[str]:
 class Mongod:
     """One mongod process on a data directory that outlives it."""
 
-    def __init__(self, data: Path, port: int, *, cache_gb: float = 0.25) -> None:
+    def __init__(self, data: Path, port: int, *, cache_gb: float = 0.25, options: Sequence[str] = ()) -> None:
+        """`options` of mongod's command line, beside those that it always gets."""
         self.data = data
         self.port = port
         self._cache_gb = cache_gb
+        self._options = options
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -84,7 +88,12 @@ class Mongod:
                 "diagnosticDataCollectionEnabled=false",
             ),
             *("--logpath", str(self.log), "--logappend"),
+            *self._options,
         ]
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (most, most)
+        )  # mongod inherits it: each collection and index is a file
         self.process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.DEVNULL,

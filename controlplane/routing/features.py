@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 import zlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -92,8 +93,12 @@ def text_features(body: str) -> TextFeatures:
 
 
 def _normalise(body: str) -> tuple[str, bool]:
-    plain = _URL.sub("\x01", body) if "." in body else body
-    return _NUMBER.sub("0", plain).lower(), "\x01" in plain
+    plain = body.lower()
+    if (
+        "/" in plain or "www." in plain
+    ):  # without either there is no URL, and to look for one costs more than all else here
+        plain = _URL.sub("\x01", plain)
+    return _NUMBER.sub("0", plain), "\x01" in plain
 
 
 def _analyse(normal: str, *, url: bool) -> TextFeatures:
@@ -120,8 +125,9 @@ def _local_hour(zone: str, hour_since_epoch: int) -> int:
     return datetime.fromtimestamp(hour_since_epoch * 3600, UTC).astimezone(ZoneInfo(zone)).hour
 
 
-class Content(NamedTuple):
-    """What a message is, for all purposes of scoring; equal contents are scored alike."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What a message is, for all purposes of scoring. Messages that are scored alike have the same one, so it is known by its identity."""
 
     row: int
     """In Contents.hashes."""
@@ -148,7 +154,16 @@ class Contents:
         text = self._text(request.body) if request.body else _EMPTY
         zones = place.time_zones
         hour = _local_hour(zones[0] if zones else "UTC", now_ms // HOUR) // 4
-        key = (text, place, request.cls, request.encoding, request.parts, request.sender_type, request.origin, hour)
+        key = (
+            text.template,
+            place,
+            request.cls,
+            request.encoding,
+            request.parts,
+            request.sender_type,
+            request.origin,
+            hour,
+        )
         content = self._known.get(key)
         if content is None:
             content = self._known[key] = self._new(text, place, request, hour)

@@ -97,38 +97,51 @@ class Learner:
         again. `terms`: one for all, one each, or the class's own. `shadow` is noted in the records: the static order is what will be used.
         `dry`: nothing will be sent, so nothing is booked on the tenant's account.
         """
-        if now_ms >= self._next_tick:
-            self.tick(now_ms)
-        rows = self._rows(requests, candidates, terms, now_ms)
+        each: Sequence[Terms | None] = [terms] * len(requests) if terms is None or isinstance(terms, Terms) else terms
+        self._get_ready(len(requests), now_ms)
+        asked = [self._asked(*given, now_ms) for given in zip(requests, candidates, each, strict=True)]
+        rows = self._scores.rows
+        new = [item for item in dict.fromkeys(asked) if item not in rows]
+        if new:
+            rows.update(zip(new, self._scores.score(new, now_ms), strict=True))
+        flags = SHADOW if shadow else 0
         return [
-            self._choose(request, row, now_ms, SHADOW if shadow else 0, dry=dry)
-            for request, row in zip(requests, rows, strict=True)
+            self._choose(request, rows[item], now_ms, flags, dry=dry)
+            for request, item in zip(requests, asked, strict=True)
         ]
 
-    def _rows(
+    def decide_one(
         self,
-        requests: Sequence[RouteRequest],
-        candidates: Sequence[Sequence[Candidate]],
-        terms: Sequence[Terms | None] | Terms | None,
+        request: RouteRequest,
+        candidates: Sequence[Candidate],
         now_ms: int,
-    ) -> list[Row]:
-        """A row per request, those that are new computed together."""
-        each: Sequence[Terms | None] = [terms] * len(requests) if terms is None or isinstance(terms, Terms) else terms
-        rows, line_of, content_of = self._scores.rows, self._scores.line, self._contents.of
-        wanted: list[tuple[int, int, Terms, str]] = []
-        asked: dict[tuple[int, int, Terms, str], Asked] = {}
-        self._make_room(len(requests))
-        for request, among, given in zip(requests, candidates, each, strict=True):
-            line, content = line_of(among), content_of(request, now_ms)
-            own = given or self.tuning.classes[content.cls].terms
-            view = request.tenant if self._trust.of(request.tenant) else ""
-            key = id(line), content.row, own, view
-            wanted.append(key)
-            if key not in rows and key not in asked:
-                asked[key] = Asked(line, content, own, view)
-        if asked:
-            rows.update(zip(asked, self._scores.score(list(asked.values()), now_ms), strict=True))
-        return [rows[key] for key in wanted]
+        terms: Terms | None = None,
+        *,
+        shadow: bool = False,
+        dry: bool = False,
+    ) -> Decision:
+        """`decide` for one request, which is how the path of a message asks."""
+        self._get_ready(1, now_ms)
+        asked = self._asked(request, candidates, terms, now_ms)
+        row = self._scores.rows.get(asked)
+        if row is None:
+            row = self._scores.rows[asked] = self._scores.score([asked], now_ms)[0]
+        return self._choose(request, row, now_ms, SHADOW if shadow else 0, dry=dry)
+
+    def _get_ready(self, contents: int, now_ms: int) -> None:
+        if now_ms >= self._next_tick:
+            self.tick(now_ms)
+        self._make_room(contents)
+
+    def _asked(self, request: RouteRequest, candidates: Sequence[Candidate], terms: Terms | None, now_ms: int) -> Asked:
+        content = self._contents.of(request, now_ms)
+        tenant = request.tenant
+        return Asked(
+            self._scores.line(candidates),
+            content,
+            terms or self.tuning.classes[content.cls].terms,
+            tenant if self._trust.of(tenant) else "",
+        )
 
     def _choose(self, request: RouteRequest, row: Row, now_ms: int, flags: int, *, dry: bool) -> Decision:
         account = request.tenant, request.cls

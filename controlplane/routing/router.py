@@ -60,8 +60,7 @@ class Exclusion:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Best first."""
 
     candidates: tuple[Candidate, ...]

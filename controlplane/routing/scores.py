@@ -48,7 +48,7 @@ class Line:
 
 
 class Asked(NamedTuple):
-    """What a row is for; its key."""
+    """What a row is for, and its key: line and content by their identity."""
 
     line: Line
     content: Content
@@ -111,8 +111,8 @@ class Scores:
         self._model, self._calibration, self._trust = model, calibration, trust
         self._lines: dict[int, Line] = {}
         self._rules: dict[tuple[Terms, str], tuple[float, ...]] = {}
-        self.rows: dict[tuple[int, int, Terms, str], Row] = {}
-        """By line, content, terms and view. Emptied by `expire`."""
+        self.rows: dict[Asked, Row] = {}
+        """Emptied by `expire`."""
         self._checked = np.zeros((0, 3), dtype=bool)
         """By the number of the route: whether feedback has found it honest, rather honest than not, faking."""
         self.connectors: dict[str, str] = {}

@@ -69,7 +69,7 @@ async def whole_node(settings: Settings) -> AsyncIterator[RunningNode]:
             await ledger.close()
 
 
-async def eventually(ask: Callable[[], Awaitable[Any]], seconds: float = 30) -> Any:
+async def eventually(ask: Callable[[], Awaitable[Any]], seconds: float = 90) -> Any:
     """The first answer that is not nothing."""
     async with asyncio.timeout(seconds):
         while not (answer := await ask()):

@@ -10,7 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from controlplane.bootstrap import Node
 from controlplane.clock import SystemClock
 from controlplane.domain.message import fold
 from controlplane.embedded.drill import drill
+from controlplane.embedded.mongod import Mongod
 from controlplane.errors import ConfigError
 from controlplane.ledger.scrub import Scrub
 from controlplane.settings import Settings, child_environment
@@ -38,6 +39,16 @@ from tests.simulators.node import running_carrier, running_node
 
 CLOCK = SystemClock()
 WINDOW = "minSnapshotHistoryWindowInSeconds"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def usual_window(mongod: Mongod) -> Iterator[None]:
+    """Old states are kept for as long as MongoDB keeps them by default."""
+    with MongoClient[Any](mongod.uri) as client:
+        was = client.admin.command({"getParameter": 1, WINDOW: 1})[WINDOW]
+        client.admin.command({"setParameter": 1, WINDOW: 300})
+        yield
+        client.admin.command({"setParameter": 1, WINDOW: was})
 
 
 def silent(_text: str) -> None:

@@ -83,10 +83,10 @@ class TestModes:
         assert plan.decision is not None
         assert unpack(plan.decision.record).value == 40.0
 
-    def test_a_batch_of_all_modes(self):
+    def test_tenants_of_all_modes_beside_each_other(self):
         _, router, _ = routers()
         modes = [RoutingMode.LEARNED, RoutingMode.STATIC, RoutingMode.SHADOW, RoutingMode.LEARNED]
-        plans = router.plans([request(mode, mid=f"m{i}") for i, mode in enumerate(modes)])
+        plans = [router.plan(request(mode, mid=f"m{i}")) for i, mode in enumerate(modes)]
         assert [plan.candidates[0].route.name for plan in plans] == ["second", "first", "first", "second"]
         assert [plan.decision is not None for plan in plans] == [True, False, True, True]
 
