@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-__all__ = ["SLUGS", "ConfigError", "FieldError", "Problem", "StoreUnavailableError"]
+__all__ = ["SLUGS", "ConfigError", "FieldError", "Problem", "StoreUnavailableError", "bare"]
+
+_Error = TypeVar("_Error", bound=Exception)
 
 SLUGS: dict[str, str] = {
     "invalid-request": "A field is missing, unknown or out of range; `errors` points to each.",
@@ -98,6 +101,12 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
         self.extra = dict(extra or {})
+
+
+def bare(error: _Error) -> _Error:
+    """An error that is kept as an answer, without the frames that it came through: one of them may hold the error, and so keep itself and all that it knows alive."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 class ConfigError(Exception):

@@ -2,13 +2,15 @@
 
 Nearly everything here is freed by its reference count; cycles are rare. But the collector's own rhythm traverses every open message again and again: with
 100,000 young objects a pause was 30 to 60 ms, and it took a third of the node's time. Here only what is new since the last look is traversed, every
-10,000 objects or so; what survived is set aside (`gc.freeze`). Once an hour everything is looked at, for cycles that died later.
+10,000 objects or so; what survived is set aside (`gc.freeze`). Cycles that die after that are found when everything is looked at: once an hour, and
+whenever there is twice as much as after the last time, so that no flood of them can fill the memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 
 from controlplane.tasks import going_on
 
@@ -16,7 +18,10 @@ __all__ = ["collect"]
 
 _NEW_OBJECTS = 10_000
 _LOOK_SECONDS = 0.05
-_EVERYTHING_SECONDS = 3600.0
+_COUNT_LOOKS = 100
+_EVERYTHING_LOOKS = 72_000
+_MORE_BLOCKS = 2_000_000
+"""Blocks of memory, some 200 MB, by which there must be more as well."""
 
 
 async def collect() -> None:
@@ -27,11 +32,18 @@ async def collect() -> None:
             gc.unfreeze()
             gc.collect()
             gc.freeze()
-            for _ in range(int(_EVERYTHING_SECONDS / _LOOK_SECONDS)):
-                await asyncio.sleep(_LOOK_SECONDS)
-                if gc.get_count()[0] > _NEW_OBJECTS:
-                    gc.collect()
-                    gc.freeze()
+            await _look(2 * sys.getallocatedblocks() + _MORE_BLOCKS)
     finally:
         gc.unfreeze()
         gc.enable()
+
+
+async def _look(most: int) -> None:
+    """Collect what is new, until an hour has passed or there are more blocks of memory than `most`."""
+    for look in range(1, _EVERYTHING_LOOKS):
+        await asyncio.sleep(_LOOK_SECONDS)
+        if gc.get_count()[0] > _NEW_OBJECTS:
+            gc.collect()
+            gc.freeze()
+        if look % _COUNT_LOOKS == 0 and sys.getallocatedblocks() > most:
+            return

@@ -24,7 +24,7 @@ from controlplane.api.services import Services
 from controlplane.api.submission import MessageRequest, Prepared, accepted_answer, identify, prepare
 from controlplane.domain.events import Event
 from controlplane.domain.preferences import NOBODY, Standing
-from controlplane.errors import Problem, StoreUnavailableError
+from controlplane.errors import Problem, StoreUnavailableError, bare
 
 __all__ = ["Acceptance", "Accepted", "Item", "Outcome", "as_problem"]
 
@@ -125,7 +125,7 @@ class Acceptance:
                 try:
                     prepared = self.prepare(item, caller)
                 except Problem as problem:
-                    refused.append((item, problem, tell))
+                    refused.append((item, bare(problem), tell))
                     continue
                 if prepared.dry_run:
                     tell(dry(prepared))

@@ -18,7 +18,7 @@ from controlplane.api.problems import document, invalid, render, request_id
 from controlplane.api.submission import BatchItem, check_key, decode_item, malformed
 from controlplane.domain.catalog import Scope as KeyScope
 from controlplane.domain.preferences import Standing
-from controlplane.errors import FieldError, Problem, StoreUnavailableError
+from controlplane.errors import FieldError, Problem, StoreUnavailableError, bare
 
 __all__ = ["MAX_BATCH", "Handler", "Respond", "hot_handlers", "hot_routes"]
 
@@ -130,7 +130,7 @@ class _Hot:
             if not item.key:
                 raise
             tell = partial(self._told, rid, self._limiter.take(caller, 1), respond)
-            self._acceptance.refuse([(item, problem, tell)], caller)
+            self._acceptance.refuse([(item, bare(problem), tell)], caller)
             return
         tell = partial(self._told, rid, self._limiter.take(caller, 1), respond)
         if prepared.dry_run:
@@ -165,7 +165,7 @@ class _Hot:
                 try:
                     items.append(self._item(raw, caller, key, index))
                 except Problem as problem:
-                    refused[index] = problem
+                    refused[index] = bare(problem)
             told = partial(self._all_told, refused, rid, limits, respond)
             if items:
                 self._acceptance.accept_all(items, caller, told)

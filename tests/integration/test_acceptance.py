@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from controlplane.api.acceptance import Item
 from controlplane.clock import SystemClock
+from controlplane.errors import Problem
 
 TO = "+4915112340001"
 
@@ -101,6 +104,29 @@ async def undelivered(node, **fields) -> str:
     mid = (await node.send(to="+4915112340002", **fields))["id"]
     await node.reaches(mid, "undelivered", "failed")
     return mid
+
+
+class TestMemory:
+    """What is refused leaves nothing behind that only a garbage collector would find: the node's own looks at what is old once an hour."""
+
+    async def test_refused_messages(self, node):
+        wrong = (
+            [{"to": "+49", "body": "x"}] * 20
+            + [{"to": TO, "body": "no route leads there"}] * 20
+            + [{"unknown": 1}] * 20
+        )
+        gc.collect()
+        gc.disable()
+        try:
+            for headers in ({}, {"Idempotency-Key": "k"}):
+                _, answer = await node.call("POST", "/v1/batches", json={"messages": wrong}, headers=headers)
+                assert answer["rejected"] == 60
+                await node.call("POST", "/v1/messages", json=wrong[0], headers=headers)
+            await asyncio.sleep(0)
+            left = [one for one in gc.get_objects() if isinstance(one, Problem | Item)]
+            assert not left, len(left)
+        finally:
+            gc.enable()
 
 
 class TestResend:
