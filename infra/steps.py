@@ -73,7 +73,7 @@ def in_scope(step: Mapping[str, Any], scope: str) -> bool:
     """Whether a step belongs to one of SCOPES."""
     match scope:
         case "nodes":
-            return step["kind"] in ("node", "ledger") or step.get("image") == "controlplane"
+            return step["kind"] in ("carrier", "node", "ledger") or step.get("image") == "controlplane"
         case "mongodb":
             return step["kind"] in ("member", "router") or step.get("image") == "mongod"
         case _:

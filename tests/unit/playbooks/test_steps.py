@@ -63,7 +63,12 @@ def test_scopes() -> None:
     assert sorted(names(everything, *{one["kind"] for one in ALL})) == sorted(one["name"] for one in ALL)
     mongodb, nodes = (ordered(ALL, live(), scope) for scope in ("mongodb", "nodes"))
     assert {one["kind"] for one in mongodb} == {"image", "member", "router"}
-    assert {one["kind"] for one in nodes} == {"image", "node", "ledger"}
+    assert {one["kind"] for one in nodes} == {"image", "carrier", "node", "ledger"}
+    versions = REGION.mongodb.image.reference, REGION.control_plane.image.reference
+    of_versions = {one["name"] for one in ALL if any(version in json.dumps(one["spec"]) for version in versions)}
+    assert of_versions - {one["name"] for one in [*mongodb, *nodes] if one["verb"] != "run"} <= set(
+        names(ALL, "set", "shards")
+    )
     assert not {one["name"] for one in mongodb} & {one["name"] for one in nodes}
     with pytest.raises(ValueError, match="is no scope; there are everything, nodes, mongodb"):
         ordered(ALL, live(), "all")
