@@ -20,8 +20,8 @@ _NEW_OBJECTS = 10_000
 _LOOK_SECONDS = 0.05
 _COUNT_LOOKS = 100
 _EVERYTHING_LOOKS = 72_000
-_MORE_BLOCKS = 2_000_000
-"""Blocks of memory, some 200 MB, by which there must be more as well."""
+_TIMES, _MORE_BLOCKS = 2, 2_000_000
+"""Everything is looked at when there are so many times as many blocks of memory, and so many more (some 200 MB)."""
 
 
 async def collect() -> None:
@@ -32,7 +32,7 @@ async def collect() -> None:
             gc.unfreeze()
             gc.collect()
             gc.freeze()
-            await _look(2 * sys.getallocatedblocks() + _MORE_BLOCKS)
+            await _look(_TIMES * sys.getallocatedblocks() + _MORE_BLOCKS)
     finally:
         gc.unfreeze()
         gc.enable()

@@ -25,7 +25,8 @@ async def collecting(monkeypatch):
     monkeypatch.setattr(garbage, "_LOOK_SECONDS", 0.001)
     monkeypatch.setattr(garbage, "_NEW_OBJECTS", 100)
     monkeypatch.setattr(garbage, "_COUNT_LOOKS", 5)
-    monkeypatch.setattr(garbage, "_MORE_BLOCKS", 1_000)
+    monkeypatch.setattr(garbage, "_TIMES", 1)
+    monkeypatch.setattr(garbage, "_MORE_BLOCKS", 500_000)
     task = asyncio.create_task(garbage.collect())
     yield
     task.cancel()
