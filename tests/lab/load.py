@@ -1,7 +1,7 @@
 """A client that sends through a fault: `python -m tests.lab.load SPEC.json` offers messages at a rate, tries each again until it is accepted, writes down all.
 
-As a developer's service would: one Idempotency-Key a message, the next node after an error; a node that failed is left alone for `skip` seconds, as load
-balancers do (0 = asked again at once). One line of JSON per attempt:
+As a developer's service would: one Idempotency-Key a message, the next node after an error; a node that failed is left alone for `skip` seconds and then
+asked whether it is ready, as load balancers do (0 = sent to again at once). One line of JSON per attempt:
 `{"n", "at", "ms", "ok", "id" | "why"}`; `at` is this machine's monotonic time, seconds.
 """
 
@@ -45,6 +45,12 @@ async def _one(session: aiohttp.ClientSession, spec: dict[str, Any], n: int, out
         begun = time.monotonic()
         ready = [url for url in spec["urls"] if away.get(url, 0) <= begun] or spec["urls"]
         url = ready[(n // spec["batch"] + attempt) % len(ready)]
+        if spec["skip"] and url in away and begun < end:
+            if not await _is_ready(session, url):
+                away[url] = time.monotonic() + spec["skip"]
+                await asyncio.sleep(0.2)
+                continue
+            away.pop(url, None)
         ids, why = [], ""
         try:
             async with session.post(f"{url}{path}", json=body, headers=headers) as answer:
@@ -63,6 +69,14 @@ async def _one(session: aiohttp.ClientSession, spec: dict[str, Any], n: int, out
             return
         away[url] = ended + spec["skip"]
         await asyncio.sleep(min(0.2 * 2**attempt, 2.0))
+
+
+async def _is_ready(session: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with session.get(f"{url}/readyz") as answer:
+            return answer.status == 200
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return False
 
 
 async def _send(spec: dict[str, Any]) -> None:
