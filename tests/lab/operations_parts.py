@@ -166,8 +166,7 @@ async def replace_host(world: World, stack: str, hosts: list[Host], gone: Host, 
     """`gone` is dead (power off it first) or alive; `new` is bare. Its members have the data at the end, and the others' firewalls know `gone` no more."""
     alive = bool(gone.leader)
     rest = [host for host in hosts if host is not gone]
-    key = " ".join((await new.run("cat /etc/ssh/ssh_host_ed25519_key.pub")).split()[:2])
-    options = ["--host", gone.name, "--by", f"{new.name}={new.address}", "--host-key", key]
+    options = ["--host", gone.name, "--by", f"{new.name}={new.address}", "--host-key", new.host_key]
     async with loaded(f"{new.name} for {gone.name}, {'alive' if alive else 'dead'}"):
         assert await must(world, stack, "replace-host", *options) > 0
     names = [one["name"] for one in world.project.region(stack)["hosts"]]
