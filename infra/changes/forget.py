@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["forgotten"]
 
-_HOST = "heliograph:infra:Host"
+_HOST, _PART = "heliograph:infra:Host", "heliograph:infra:Quadlet"
 Resource = Mapping[str, Any]
 
 
@@ -28,26 +28,27 @@ def forgotten(deployment: Mapping[str, Any], host: str) -> tuple[dict[str, Any],
 
 
 def _on(resources: Sequence[Resource], host: str) -> set[str]:
-    own = {one["urn"] for one in resources if one["type"] == _HOST and _name(one) == host}
-    if not own:
-        return set()
-    addresses = {_address(one) for one in resources if one.get("parent") in own} - {""}
-    parts = {
-        one["parent"]
+    """By their names, for the addresses in a state are encrypted: a host's parts are called after it, and no other host with a longer name."""
+    hosts = [_name(one) for one in resources if one["type"] == _HOST]
+    own = {
+        one["urn"]
         for one in resources
-        if _address(one) in addresses and _name(one).startswith(f"{host}-") and ":Quadlet::" in one.get("parent", "")
+        if one["type"] in (_HOST, _PART)
+        and max((name for name in hosts if f"{_name(one)}-".startswith(f"{name}-")), key=len, default="") == host
     }
-    gone = own | parts
-    return gone | {one["urn"] for one in resources if one.get("parent") in gone}
+    return _with_children(resources, own)
+
+
+def _with_children(resources: Sequence[Resource], urns: Collection[str]) -> set[str]:
+    """URNs of these, of their children, of the children of those …: a state with a child without its parent is none."""
+    found = set(urns)
+    while more := {one["urn"] for one in resources if one.get("parent") in found} - found:
+        found |= more
+    return found
 
 
 def _name(one: Resource) -> str:
     return str(one["urn"].rpartition("::")[2])
-
-
-def _address(one: Resource) -> str:
-    connection = (one.get("inputs") or {}).get("connection")
-    return str(connection.get("host", "")) if isinstance(connection, Mapping) else ""
 
 
 def _freed(one: Resource, gone: Collection[str]) -> dict[str, Any]:

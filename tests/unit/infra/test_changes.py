@@ -292,6 +292,10 @@ class TestAddShard:
             edited(hosts.add_shard("c", ["fra-1", "fra-2"]), sample_value())
 
 
+_SECRET = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270", "ciphertext": "v1:…"}
+"""What is encrypted in a state."""
+
+
 class TestForget:
     """Pulumi's state without a host: what stood on it is gone, what is elsewhere is as it was and waits for nobody who is not there."""
 
@@ -302,7 +306,7 @@ class TestForget:
                 "urn": one.urn,
                 "type": one.type,
                 "parent": one.parent,
-                "inputs": one.inputs,
+                "inputs": one.inputs | ({"connection": _SECRET} if "connection" in one.inputs else {}),
                 "dependencies": sorted(one.dependencies),
                 "propertyDependencies": {"stdin": sorted(one.dependencies)},
             }
@@ -322,6 +326,7 @@ class TestForget:
         assert {one["urn"] for one in left} | set(gone) == {one["urn"] for one in before["deployment"]["resources"]}
         assert not [one for one in left if "fra-2" in one["urn"].rpartition("::")[2]]
         known = {one["urn"] for one in left}
+        assert not {one["parent"] for one in left} & set(gone)
         assert all(set(one["dependencies"]) <= known | {""} for one in left if one["dependencies"])
         assert "fra-2" not in json.dumps([one["propertyDependencies"] for one in left])
 
@@ -333,6 +338,13 @@ class TestForget:
     def test_an_unknown_host_is_nothing(self):
         state = self.state()
         assert forgotten(state, "fra-9") == (state, [])
+        assert forgotten(state, "fra") == (state, [])
+
+    def test_a_host_whose_name_another_one_goes_on(self):
+        text = json.dumps(self.state())
+        state = json.loads(text.replace("fra-3", "fra-1-b"))
+        assert "fra-1-b-router" in {urn.rpartition("::")[2] for urn in forgotten(state, "fra-1-b")[1]}
+        assert not [urn for urn in forgotten(state, "fra-1")[1] if "fra-1-b" in urn]
 
 
 class TestUp:
