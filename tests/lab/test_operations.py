@@ -33,6 +33,8 @@ NAMES = ["fra-1", "fra-2", "fra-3"]
 RATE, BATCH = 200.0, 10
 SKIP = 5.0
 ROUTER = 27017
+SETTLE = 30.0
+"""After a host's death: until sets have new primaries and nodes know them."""
 CUT_AT = {"image-mongod", "image-controlplane", "fra-config", "fra-a", "router", "node", "ledger"}
 ERRORS, REQUESTS = 0.001, 3
 """Share of attempts that clients may have to repeat; or so many requests, where a test is short."""
@@ -259,6 +261,7 @@ class TestHosts:
         [new] = await world.lab.boot(["fra-4"])
         *rest, gone = fra
         await gone.power_off()
+        await asyncio.sleep(SETTLE)  # what a death itself costs is measured in test_region
         await operations_parts.replace_host(
             world, "fra", fra, gone, new, partial(loaded, world, [*rest, new], nodes=rest)
         )
