@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 __all__ = ["SLUGS", "ConfigError", "FieldError", "Problem", "StoreUnavailableError", "bare"]
-
-_Error = TypeVar("_Error", bound=Exception)
 
 SLUGS: dict[str, str] = {
     "invalid-request": "A field is missing, unknown or out of range; `errors` points to each.",
@@ -103,10 +100,10 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         self.extra = dict(extra or {})
 
 
-def bare(error: _Error) -> _Error:
-    """An error that is kept as an answer, without the frames that it came through: one of them may hold the error, and so keep itself and all that it knows alive."""
-    error.__traceback__ = error.__context__ = error.__cause__ = None
-    return error
+def bare(problem: Problem) -> Problem:
+    """One that is kept as an answer, without the frames that it came through: one of them may hold the problem, and so keep itself and all that it knows alive."""
+    problem.__traceback__ = problem.__context__ = problem.__cause__ = None
+    return problem
 
 
 class ConfigError(Exception):

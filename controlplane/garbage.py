@@ -18,8 +18,8 @@ __all__ = ["collect"]
 
 _NEW_OBJECTS = 10_000
 _LOOK_SECONDS = 0.05
-_COUNT_LOOKS = 100
-_EVERYTHING_LOOKS = 72_000
+_COUNT_LOOKS = 100  # every five seconds
+_EVERYTHING_LOOKS = 72_000  # an hour
 _TIMES, _MORE_BLOCKS = 2, 2_000_000
 """Everything is looked at when there are so many times as many blocks of memory, and so many more (some 200 MB)."""
 

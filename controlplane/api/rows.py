@@ -17,7 +17,7 @@ from controlplane.domain.events import Event
 from controlplane.domain.merge import Mapping, Merge
 from controlplane.domain.people import Role
 from controlplane.domain.sheet import Row
-from controlplane.errors import Problem
+from controlplane.errors import Problem, bare
 from controlplane.ids import idempotent_mid
 
 __all__ = ["Rows"]
@@ -107,7 +107,7 @@ class Rows:
             try:
                 outcomes = await self._acceptance.accept(items, caller)
             except Problem as problem:  # the node takes none of them now
-                outcomes = [problem] * len(items)
+                outcomes = [bare(problem)] * len(items)
             for place, outcome in zip(places, outcomes, strict=True):
                 judged[place] = _judged(outcome, job)
         return judged

@@ -90,10 +90,9 @@ class Mongod:
             *("--logpath", str(self.log), "--logappend"),
             *self._options,
         ]
+        # mongod inherits the limit of open files, and each collection and index is one.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (most, most)
-        )  # mongod inherits it: each collection and index is a file
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self.process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.DEVNULL,

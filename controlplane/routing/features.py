@@ -94,9 +94,8 @@ def text_features(body: str) -> TextFeatures:
 
 def _normalise(body: str) -> tuple[str, bool]:
     plain = body.lower()
-    if (
-        "/" in plain or "www." in plain
-    ):  # without either there is no URL, and to look for one costs more than all else here
+    # Without either there is no URL, and to look for one costs more than all else here.
+    if "/" in plain or "www." in plain:
         plain = _URL.sub("\x01", plain)
     return _NUMBER.sub("0", plain), "\x01" in plain
 

@@ -13,6 +13,9 @@ from controlplane.routing.tuning import Terms
 
 __all__ = ["LearnedRouter"]
 
+_ASKED = (RoutingMode.LEARNED, RoutingMode.SHADOW)
+"""Modes in which the learner decides; in any other the plan is the static router's."""
+
 
 class LearnedRouter:
     """A Router whose order is learned, for the tenants that want it. Hard rules are the static router's: nothing that it excludes comes back."""
@@ -41,7 +44,7 @@ class LearnedRouter:
 
     def _decided(self, request: RouteRequest, plan: Plan, *, dry: bool) -> Plan:
         mode = self._mode(request.tenant)
-        if mode == RoutingMode.STATIC or not plan.candidates or not request.mid:
+        if mode not in _ASKED or not plan.candidates or not request.mid:
             return plan
         shadow = mode == RoutingMode.SHADOW
         decision = self._learner.decide_one(

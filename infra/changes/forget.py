@@ -28,15 +28,15 @@ def forgotten(deployment: Mapping[str, Any], host: str) -> tuple[dict[str, Any],
 
 
 def _on(resources: Sequence[Resource], host: str) -> set[str]:
-    """By their names, for the addresses in a state are encrypted: a host's parts are called after it, and no other host with a longer name."""
+    """URNs of the host, of its parts and of what belongs to them."""
     hosts = [_name(one) for one in resources if one["type"] == _HOST]
-    own = {
-        one["urn"]
-        for one in resources
-        if one["type"] in (_HOST, _PART)
-        and max((name for name in hosts if f"{_name(one)}-".startswith(f"{name}-")), key=len, default="") == host
-    }
+    own = [one["urn"] for one in resources if one["type"] in (_HOST, _PART) and _host_of(one, hosts) == host]
     return _with_children(resources, own)
+
+
+def _host_of(one: Resource, hosts: Sequence[str]) -> str:
+    """By its name, for addresses in a state are encrypted: parts are called after their host; the longest name that fits, or ""."""
+    return max((host for host in hosts if f"{_name(one)}-".startswith(f"{host}-")), key=len, default="")
 
 
 def _with_children(resources: Sequence[Resource], urns: Collection[str]) -> set[str]:
