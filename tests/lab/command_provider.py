@@ -23,7 +23,7 @@ Where it differs from the original:
   replaced by U+FFFD.
 - It outlives a killed engine only until its running operations are done.
 
-For tests of interrupted deployments: where the environment variable HELIOGRAPH_LAB_CUT names a file, each create, update and delete (not previews) appends
+For tests of interrupted deployments: where the environment variable HG_LAB_CUT names a file, each create, update and delete (not previews) appends
 `<urn> start` and, once it has succeeded, `<urn> done` to `<file>.journal`. Secrets are in neither journal nor log.
 """
 
@@ -708,7 +708,7 @@ async def main():
     server = grpc.aio.server(
         options=[("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
     )
-    provider = CommandProvider(engine, os.environ.get("HELIOGRAPH_LAB_CUT"))
+    provider = CommandProvider(engine, os.environ.get("HG_LAB_CUT"))
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(provider, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -1,6 +1,6 @@
 """The lab's container images: the control plane as `infra.images` builds it, a next one for upgrades, and a MongoDB of doubles.
 
-`build()` makes them once and caches them by content in `~/.cache/heliograph-lab/images` (HELIOGRAPH_LAB_CACHE moves the parent): archives that a host takes
+`build()` makes them once and caches them by content in `~/.cache/heliograph-lab/images` (HG_LAB_CACHE moves the parent): archives that a host takes
 with `podman load --input` and then knows by the same digest. `python -m tests.lab.images` prints them.
 
 What podman is run with (`Podman`), each found by trying without:

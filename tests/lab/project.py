@@ -96,7 +96,7 @@ class Project:
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
             "PULUMI_DEBUG_COMMANDS": "true",
-            "HELIOGRAPH_LAB_CUT": str(folder / "commands"),
+            "HG_LAB_CUT": str(folder / "commands"),
         }
 
     # -- stacks

@@ -1,6 +1,6 @@
 """What the lab needs, prepared once and cached by version: Pulumi, a Debian 13 tar, the tree that hosts boot from.
 
-`prepare()` makes in `~/.cache/heliograph-lab` (or HELIOGRAPH_LAB_CACHE) whatever is missing, each thing in a temporary
+`prepare()` makes in `~/.cache/heliograph-lab` (or HG_LAB_CACHE) whatever is missing, each thing in a temporary
 place that is renamed when whole, so that a run that was cut leaves nothing half. `python -m tests.lab.tools` prints it.
 
 Why the host tree is not plain Debian:
@@ -155,7 +155,7 @@ class Tools:
 
 
 def cache_dir() -> Path:
-    return Path(os.environ.get("HELIOGRAPH_LAB_CACHE") or Path.home() / ".cache" / "heliograph-lab")
+    return Path(os.environ.get("HG_LAB_CACHE") or Path.home() / ".cache" / "heliograph-lab")
 
 
 def prepare(say: Callable[[str], None] = lambda line: None) -> Tools:

@@ -637,7 +637,7 @@ class TestEnds:
             await plugin.stub.Create(provider_pb2.CreateRequest(urn=urn(LOCAL), properties=inputs, timeout=0.3))
 
     async def test_journal(self, host, tmp_path):
-        async with started(host, HELIOGRAPH_LAB_CUT=str(tmp_path / "cut")) as plugin:
+        async with started(host, HG_LAB_CUT=str(tmp_path / "cut")) as plugin:
             await plugin.create(LOCAL, preview=True, create="true")
             made = await plugin.create(LOCAL, create="true")
             await plugin.error(LOCAL, create="false")
