@@ -13,18 +13,23 @@ What stands before the bar is what score and choice go by, and quantised before 
 from __future__ import annotations
 
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
+from binascii import b2a_base64
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from controlplane.domain.catalog import Route
 from controlplane.routing.choose import FRESH, NO_BIND, OPEN_BREAKER, PROBE, YOUNG, Inputs, Rules, Weighed, pick, weigh
 
 __all__ = [
     "CANDIDATE",
     "HEADER",
     "OUTLOOK",
+    "Candidate",
+    "Choice",
     "Decision",
     "Excluded",
     "Outlook",
@@ -38,6 +43,9 @@ __all__ = [
 
 HEADER = struct.Struct("<BBBBIIQQ9f")
 """64 bytes."""
+_LEAD = -HEADER.size % 3
+"""Bytes behind the header that complete its last three: what is behind them is the same text in each message's record."""
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 CANDIDATE = np.dtype(
     [
         ("p", "<u2"),
@@ -126,45 +134,64 @@ class Unpacked(NamedTuple):
     outlook: Outlook
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A route that may carry it."""
+
+    route: Route
+    price: int
+    """Minor units for the whole message."""
+    prefix: str
+    """The prefix that matched."""
+    healthy: bool
+    """Whether its connector has a live bind here."""
+
+
+class Choice:
+    """One candidate chosen by one row of scores: what all such decisions have in common."""
+
+    __slots__ = ("candidates", "lead", "reason", "tail", "text")
+
+    def __init__(self, candidates: tuple[Candidate, ...], tail: bytes) -> None:
+        self.candidates = candidates
+        """The chosen one, then in which order to fall back."""
+        self.tail = tail
+        """The record behind its header."""
+        self.lead = tail[:_LEAD]
+        self.text = b2a_base64(tail[_LEAD:], newline=False).translate(_URL_SAFE).rstrip(b"=").decode()
+        self.reason = ""
+        """In words, once somebody has asked for it."""
+
+
 class Decision:
-    """What was decided for one message. Only `record` is kept; the rest is read out of it when asked for."""
+    """What was decided for one message. Only its record is kept; the rest is read out of it when asked for."""
 
-    __slots__ = ("_said", "names", "order", "propensity", "record", "seed")
+    __slots__ = ("choice", "header")
 
-    def __init__(
-        self,
-        names: tuple[str, ...],
-        order: tuple[int, ...],
-        propensity: float,
-        seed: int,
-        record: bytes,
-        said: dict[tuple[int, bool], str],
-    ) -> None:
-        self.names = names
-        """Candidates in the static order."""
-        self.order = order
-        """Of them: the chosen one, then in which order to fall back."""
-        self.propensity = propensity
-        """Probability with which the chosen one was chosen."""
-        self.seed = seed
-        self.record = record
-        self._said = said
-        """Reasons of decisions from the same scores, by what was chosen and whether exploration was allowed."""
+    def __init__(self, header: bytes, choice: Choice) -> None:
+        self.header = header
+        self.choice = choice
 
     @property
     def chosen(self) -> str:
         """The route."""
-        return self.names[self.order[0]]
+        return self.choice.candidates[0].route.name
 
     @property
     def ranked(self) -> tuple[str, ...]:
         """Routes: the chosen one, then in which order to fall back."""
-        return tuple([self.names[i] for i in self.order])
+        return tuple([candidate.route.name for candidate in self.choice.candidates])
+
+    @property
+    def record(self) -> bytes:
+        """As this module says."""
+        return self.header + self.choice.tail
 
     @property
     def encoded(self) -> str:
         """The record as text (base64url without padding), as events keep it."""
-        return urlsafe_b64encode(self.record).rstrip(b"=").decode()
+        choice = self.choice
+        return b2a_base64(self.header + choice.lead, newline=False).translate(_URL_SAFE).decode() + choice.text
 
     @property
     def candidates(self) -> tuple[Scored, ...]:
@@ -179,11 +206,9 @@ class Decision:
     @property
     def reason(self) -> str:
         """Why the first was chosen, in words."""
-        key = self.order[0], bool(self.record[2] & EXPLORED)
-        said = self._said.get(key)
-        if said is None:
-            said = self._said[key] = words(self.record)
-        return said
+        if not self.choice.reason:
+            self.choice.reason = words(self.record)
+        return self.choice.reason
 
 
 def unpack(record: bytes | str) -> Unpacked:

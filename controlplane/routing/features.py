@@ -22,7 +22,17 @@ from controlplane.domain.numbers import Numbering, numbering
 from controlplane.routing.router import RouteRequest
 from controlplane.routing.tuning import HOUR
 
-__all__ = ["BUCKETS", "WIDTH", "Content", "Contents", "TextFeatures", "buckets", "fixed_hash", "text_features"]
+__all__ = [
+    "BUCKETS",
+    "WIDTH",
+    "Content",
+    "Contents",
+    "TextFeatures",
+    "buckets",
+    "fixed_hash",
+    "normalise",
+    "text_features",
+]
 
 BUCKETS = 1 << 14
 _BITS = 14
@@ -86,23 +96,23 @@ _EMPTY = TextFeatures(0, (0,) * _GRAMS, False, "")
 
 def text_features(body: str) -> TextFeatures:
     """Features of a text."""
-    if not body:
-        return _EMPTY
-    normal, url = _normalise(body)
-    return _analyse(normal, url=url)
+    return _analyse(normalise(body)) if body else _EMPTY
 
 
-def _normalise(body: str) -> tuple[str, bool]:
+def normalise(body: str) -> str:
+    """A text's template: without digits and case, \\x01 for each URL."""
     plain = body.lower()
     # Without either there is no URL, and to look for one costs more than all else here.
     if "/" in plain or "www." in plain:
         plain = _URL.sub("\x01", plain)
-    return _NUMBER.sub("0", plain), "\x01" in plain
+    return _NUMBER.sub("0", plain)
 
 
-def _analyse(normal: str, *, url: bool) -> TextFeatures:
+def _analyse(normal: str) -> TextFeatures:
     hashes = sorted({fixed_hash(normal[i : i + 3]) for i in range(len(normal) - 2)})[:_GRAMS]
-    return TextFeatures(fixed_hash(normal), (*hashes, *(0,) * (_GRAMS - len(hashes))), url, _language(normal))
+    return TextFeatures(
+        fixed_hash(normal), (*hashes, *(0,) * (_GRAMS - len(hashes))), "\x01" in normal, _language(normal)
+    )
 
 
 def _language(text: str) -> str:
@@ -178,13 +188,13 @@ class Contents:
         self._known.clear()
 
     def _text(self, body: str) -> TextFeatures:
-        normal, url = _normalise(body)
+        normal = normalise(body)
         key = hash(normal)  # the text itself is not kept, not even in memory
         found = self._texts.get(key)
         if found is None:
             if len(self._texts) >= self._size:
                 self._texts.clear()
-            found = self._texts[key] = _analyse(normal, url=url)
+            found = self._texts[key] = _analyse(normal)
         return found
 
     def _new(self, text: TextFeatures, place: Numbering, request: RouteRequest, hour: int) -> Content:

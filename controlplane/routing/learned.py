@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from controlplane.domain.catalog import RoutingMode
-from controlplane.routing.decision import Decision
 from controlplane.routing.learner import Learner
 from controlplane.routing.router import Exclusion, Plan, RouteRequest
 from controlplane.routing.static import StaticRouter
@@ -55,9 +54,6 @@ class LearnedRouter:
             shadow=shadow,
             dry=dry,
         )
-        return Plan(plan.candidates, plan.reason, decision) if shadow else _in_order(plan, decision)
-
-
-def _in_order(plan: Plan, decision: Decision) -> Plan:
-    found, order = plan.candidates, decision.order
-    return Plan((*map(found.__getitem__, order), *found[len(order) :]), decision.reason, decision)
+        if shadow:
+            return Plan(plan.candidates, plan.reason, decision)
+        return Plan(decision.choice.candidates, decision.reason, decision)

@@ -6,7 +6,7 @@ import hashlib
 import struct
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from controlplane.routing.breaker import Breakers
 from controlplane.routing.calibration import Calibration
 from controlplane.routing.choose import pick
 from controlplane.routing.decision import EXPLORED, HEADER, SHADOW, VERSION, Decision
-from controlplane.routing.features import Contents
+from controlplane.routing.features import Contents, normalise
 from controlplane.routing.model import Model
 from controlplane.routing.pool import DELIVERED, LATE, PENDING
 from controlplane.routing.router import Candidate, RouteRequest
@@ -51,6 +51,22 @@ class Arm(NamedTuple):
     cls: str
     delivered: bool
     """Whether its receipt says so."""
+
+
+def _key(request: RouteRequest, candidates: tuple[Candidate, ...], terms: Terms | None) -> Hashable:
+    """Requests that have the same one are scored alike, until scores are computed anew. A row keeps its candidates, so that their identity stays taken."""
+    return (
+        id(candidates),
+        hash(normalise(request.body)),
+        numbering(request.to),
+        request.tenant,
+        request.cls,
+        request.encoding,
+        request.parts,
+        request.sender_type,
+        request.origin,
+        terms,
+    )
 
 
 class Learner:
@@ -98,22 +114,28 @@ class Learner:
         `dry`: nothing will be sent, so nothing is booked on the tenant's account.
         """
         each: Sequence[Terms | None] = [terms] * len(requests) if terms is None or isinstance(terms, Terms) else terms
-        self._get_ready(len(requests), now_ms)
-        asked = [self._asked(*given, now_ms) for given in zip(requests, candidates, each, strict=True)]
-        rows = self._scores.rows
-        new = [item for item in dict.fromkeys(asked) if item not in rows]
+        if now_ms >= self._next_tick:
+            self.tick(now_ms)
+        self._make_room(len(requests))
+        plans = [plan if isinstance(plan, tuple) else tuple(plan) for plan in candidates]
+        keys = list(map(_key, requests, plans, each))
+        known = self._scores.known
+        new = {
+            key: of for key, of in zip(keys, zip(requests, plans, each, strict=True), strict=True) if key not in known
+        }
         if new:
-            rows.update(zip(new, self._scores.score(new, now_ms), strict=True))
+            asked = [self._asked(*of, now_ms) for of in new.values()]
+            known.update(zip(new, self._scores.rows(asked, now_ms), strict=True))
         flags = SHADOW if shadow else 0
         return [
-            self._choose(request, rows[item], now_ms, flags, dry=dry)
-            for request, item in zip(requests, asked, strict=True)
+            self._choose(request, known[key], now_ms, flags, dry=dry)
+            for request, key in zip(requests, keys, strict=True)
         ]
 
     def decide_one(
         self,
         request: RouteRequest,
-        candidates: Sequence[Candidate],
+        candidates: tuple[Candidate, ...],
         now_ms: int,
         terms: Terms | None = None,
         *,
@@ -121,19 +143,19 @@ class Learner:
         dry: bool = False,
     ) -> Decision:
         """`decide` for one request, which is how the path of a message asks."""
-        self._get_ready(1, now_ms)
-        asked = self._asked(request, candidates, terms, now_ms)
-        row = self._scores.rows.get(asked)
-        if row is None:
-            row = self._scores.rows[asked] = self._scores.score([asked], now_ms)[0]
-        return self._choose(request, row, now_ms, SHADOW if shadow else 0, dry=dry)
-
-    def _get_ready(self, contents: int, now_ms: int) -> None:
         if now_ms >= self._next_tick:
             self.tick(now_ms)
-        self._make_room(contents)
+        key = _key(request, candidates, terms)
+        row = self._scores.known.get(key)
+        if row is None:
+            self._make_room(1)
+            [row] = self._scores.rows([self._asked(request, candidates, terms, now_ms)], now_ms)
+            self._scores.known[key] = row
+        return self._choose(request, row, now_ms, SHADOW if shadow else 0, dry=dry)
 
-    def _asked(self, request: RouteRequest, candidates: Sequence[Candidate], terms: Terms | None, now_ms: int) -> Asked:
+    def _asked(
+        self, request: RouteRequest, candidates: tuple[Candidate, ...], terms: Terms | None, now_ms: int
+    ) -> Asked:
         content = self._contents.of(request, now_ms)
         tenant = request.tenant
         return Asked(
@@ -146,19 +168,16 @@ class Learner:
     def _choose(self, request: RouteRequest, row: Row, now_ms: int, flags: int, *, dry: bool) -> Decision:
         account = request.tenant, request.cls
         surplus = self._accounts.get(account, 0.0)
-        line, best = row.line, row.best
         seed = int.from_bytes(
             hashlib.blake2b(f"{request.mid}\t{len(request.tried)}".encode(), digest_size=8).digest(), "little"
         )
-        if surplus >= row.need:
+        chosen, explored = row.best, surplus >= row.need
+        if explored:
             flags |= EXPLORED
-            chosen = pick(row.propensity, best, seed)
-            propensity, table = row.propensity[chosen], row.explored
-        else:
-            chosen, propensity, table = best, 1.0, row.plain
+            chosen = pick(row.propensity, chosen, seed)
         header = HEADER.pack(
             VERSION,
-            len(line.names),
+            row.size,
             row.flags | flags,
             chosen,
             self._version,
@@ -168,11 +187,9 @@ class Learner:
             *row.rules,
             surplus,
         )
-        order = row.order if chosen == row.order[0] else (chosen, *[i for i in row.order if i != chosen])
         if not dry:
             self._book(account, surplus + row.utility[chosen] - row.floor, row.most)
-        record = b"".join((header, table, line.blob, row.outlook[chosen]))
-        return Decision(line.names, order, propensity, seed, record, row.said)
+        return Decision(header, row.choose(chosen, explored=explored))
 
     def _book(self, account: tuple[str, str], saved: float, most: float) -> None:
         if account not in self._accounts and len(self._accounts) >= _ACCOUNTS:

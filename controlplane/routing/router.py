@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from controlplane.domain.catalog import MessageClass, Route, SenderType
-from controlplane.routing.decision import Decision
+from controlplane.domain.catalog import MessageClass, SenderType
+from controlplane.routing.decision import Candidate, Decision
 
 __all__ = ["Candidate", "Exclusion", "Plan", "RouteRequest", "Router"]
 
@@ -35,19 +35,6 @@ class RouteRequest(NamedTuple):
     """Seeds the choice, so that it can be replayed."""
     at: int = 0
     """ms since the epoch; 0 = the router's own clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A route that may carry it."""
-
-    route: Route
-    price: int
-    """Minor units for the whole message."""
-    prefix: str
-    """The prefix that matched."""
-    healthy: bool
-    """Whether its connector has a live bind here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from controlplane.routing.arms import ArmName, Arms
 from controlplane.routing.breaker import HALF_OPEN, OPEN
 from controlplane.routing.calibration import Calibration
 from controlplane.routing.choose import EXCLUDED, FRESH, NO_BIND, OPEN_BREAKER, PROBE, YOUNG, Inputs, Rules, weigh
-from controlplane.routing.decision import CANDIDATE, NEAR_EQUALS, OTP, TRANSACTIONAL
+from controlplane.routing.decision import CANDIDATE, NEAR_EQUALS, OTP, TRANSACTIONAL, Choice
 from controlplane.routing.features import Content, Contents, buckets
 from controlplane.routing.model import Model, logit, sigmoid
 from controlplane.routing.router import Candidate
@@ -33,7 +33,7 @@ class Line:
 
     __slots__ = ("arms", "blob", "candidates", "connectors", "flags", "names", "prices")
 
-    def __init__(self, candidates: Sequence[Candidate]) -> None:
+    def __init__(self, candidates: tuple[Candidate, ...]) -> None:
         self.candidates = candidates
         """Kept, so that the plan's identity stays taken."""
         shown = candidates[:_MOST]
@@ -62,6 +62,7 @@ class Row:
 
     __slots__ = (
         "best",
+        "choices",
         "digest",
         "explored",
         "flags",
@@ -74,11 +75,13 @@ class Row:
         "plain",
         "propensity",
         "rules",
-        "said",
+        "size",
         "utility",
     )
 
     line: Line
+    size: int
+    """Candidates."""
     digest: int
     flags: int
     rules: tuple[float, ...]
@@ -97,8 +100,18 @@ class Row:
     order: tuple[int, ...]
     outlook: list[bytes]
     """Per candidate: the record's end, if that one is chosen."""
-    said: dict[tuple[int, bool], str]
-    """Reasons that were asked for."""
+    choices: dict[tuple[int, bool], Choice]
+    """Those that were made, by candidate and whether exploration was allowed."""
+
+    def choose(self, chosen: int, *, explored: bool) -> Choice:
+        """What follows if a candidate is chosen."""
+        choice = self.choices.get((chosen, explored))
+        if choice is None:
+            line, order = self.line, (chosen, *[i for i in self.order if i != chosen])
+            ranked = (*map(line.candidates.__getitem__, order), *line.candidates[self.size :])
+            tail = (self.explored if explored else self.plain) + line.blob + self.outlook[chosen]
+            choice = self.choices[chosen, explored] = Choice(ranked, tail)
+        return choice
 
 
 class Scores:
@@ -111,32 +124,38 @@ class Scores:
         self._model, self._calibration, self._trust = model, calibration, trust
         self._lines: dict[int, Line] = {}
         self._rules: dict[tuple[Terms, str], tuple[float, ...]] = {}
-        self.rows: dict[Asked, Row] = {}
-        """Emptied by `expire`."""
+        self._rows: dict[Asked, Row] = {}
+        self.known: dict[Hashable, Row] = {}
+        """Rows by what else says which one it is, for those who ask; emptied by `expire`, as all rows are."""
         self._checked = np.zeros((0, 3), dtype=bool)
         """By the number of the route: whether feedback has found it honest, rather honest than not, faking."""
         self.connectors: dict[str, str] = {}
         """Of each route that was ever asked for."""
 
-    def line(self, candidates: Sequence[Candidate]) -> Line:
-        """The candidates' line. Only tuples, which cannot change, are recognised by their identity."""
+    def line(self, candidates: tuple[Candidate, ...]) -> Line:
+        """The candidates' line, recognised by their identity."""
         found = self._lines.get(id(candidates))
         if found is None:
-            found = Line(candidates)
+            if len(self._lines) >= _LINES:
+                self._lines.clear()
+            found = self._lines[id(candidates)] = Line(candidates)
             self.connectors.update(zip(found.names, found.connectors, strict=True))
-            if isinstance(candidates, tuple):
-                if len(self._lines) >= _LINES:
-                    self._lines.clear()
-                self._lines[id(candidates)] = found
         return found
 
     def expire(self) -> None:
         """Forget all rows; trust may have changed."""
-        self.rows.clear()
+        self._rows.clear()
+        self.known.clear()
         self._checked = np.zeros((0, 3), dtype=bool)
 
-    def score(self, asked: Sequence[Asked], now_ms: int) -> list[Row]:
+    def rows(self, asked: Sequence[Asked], now_ms: int) -> list[Row]:
         """A row for each."""
+        new = [item for item in dict.fromkeys(asked) if item not in self._rows]
+        if new:
+            self._rows.update(zip(new, self._score(new, now_ms), strict=True))
+        return [self._rows[item] for item in asked]
+
+    def _score(self, asked: Sequence[Asked], now_ms: int) -> list[Row]:
         n = len(asked)
         counts = np.array([len(item.line.names) for item in asked])
         there = np.arange(int(counts.max())) < counts[:, np.newaxis]
@@ -205,13 +224,13 @@ class Scores:
         outlook: NDArray[np.uint16],
     ) -> Row:
         row = Row()
-        row.line, row.digest, row.rules = item.line, item.content.digest, rules[:-1]
+        row.line, row.size, row.digest, row.rules = item.line, count, item.content.digest, rules[:-1]
         row.flags = _CLASS_FLAGS.get(item.content.cls, 0) | (NEAR_EQUALS if rules[-1] else 0)
         row.best, row.floor, row.need = best, floor, need
         row.propensity, row.utility, row.order = propensity[:count], utility[:count], tuple(order[:count])
         row.explored, row.plain = table[:count].tobytes(), alone[:count].tobytes()
         row.outlook = [one.tobytes() for one in outlook[:count]]
-        row.said = {}
+        row.choices = {}
         row.most = self._tuning.bank * rules[0]
         return row
 

@@ -124,9 +124,7 @@ def _resources() -> list[Check]:
     )
     cores = os.cpu_count() or 1
     return [
-        Check(
-            "disk", f"{disk:.0f} GiB free at {place}", disk >= 10, "10 GiB: set HG_LAB_CACHE to a larger disk"
-        ),
+        Check("disk", f"{disk:.0f} GiB free at {place}", disk >= 10, "10 GiB: set HG_LAB_CACHE to a larger disk"),
         Check("memory", f"{memory:.0f} GiB available", memory >= 6, "6 GiB for one region, 14 for two"),
         Check("cores", str(cores), cores >= 2, "2"),
     ]

@@ -255,7 +255,7 @@ class TestRotations:
 
 
 class TestHosts:
-    """A machine dies and another one takes its place; then a shard more on those that are there."""
+    """A machine dies and another one takes its place, one that lives is to go; then a shard more on those that are there."""
 
     async def test_a_dead_host_is_replaced(self, world: World, fra: list[Host]) -> None:
         [new] = await world.lab.boot(["fra-4"])
@@ -264,6 +264,12 @@ class TestHosts:
         await asyncio.sleep(SETTLE)  # what a death itself costs is measured in test_region
         await operations_parts.replace_host(
             world, "fra", fra, gone, new, partial(loaded, world, [*rest, new], nodes=rest)
+        )
+
+    async def test_a_living_host_is_replaced(self, world: World, fra: list[Host]) -> None:
+        [new] = await world.lab.boot(["fra-5"])
+        await operations_parts.replace_host(
+            world, "fra", fra, fra[1], new, partial(loaded, world, [*fra, new], nodes=fra)
         )
 
     async def test_a_shard_more(self, world: World, fra: list[Host]) -> None:

@@ -231,14 +231,42 @@ class TestDecisions:
     def test_the_seed_is_the_messages(self):
         learner = Learner(node="n")
         offered = candidates(a=3, b=5)
-        first, second = (learner.decide([request(7)], [offered], NOW)[0] for _ in range(2))
-        assert first.seed == second.seed != learner.decide([request(8)], [offered], NOW)[0].seed
+        first, second, other = (
+            unpack(learner.decide([request(number)], [offered], NOW)[0].record).seed for number in (7, 7, 8)
+        )
+        assert first == second != other
 
     def test_lists_and_tuples_are_decided_alike(self):
         learner = Learner(node="n")
         offered = candidates(a=3, b=5)
         one, other = learner.decide([request(1), request(1)], [offered, list(offered)], NOW)
         assert one.ranked == other.ranked
+
+    @pytest.mark.parametrize("dear", [3, 9])
+    def test_whatever_was_decided_before(self, dear):
+        """Scores are kept by what they go by: a field that were forgotten there would give one message another's decision."""
+        met, offered = Learner(node="n"), candidates(a=3, b=dear)
+        others = (
+            {"to": "+33607123456"},
+            {"sender_type": SenderType.ALPHANUMERIC},
+            {"cls": MessageClass.OTP},
+            {"parts": 2},
+            {"body": "Your order is ready"},
+            {"body": ""},
+            {"encoding": "ucs2"},
+            {"origin": "fr"},
+            {"tenant": "u"},
+        )
+        asked = [(request(0, **values), offered, None) for values in ({}, *others)]
+        asked += [(request(0), offered, Terms(20.0)), (request(0), candidates(a=3, b=dear, c=4), None)]
+        alone = [Learner(node="n").decide_one(item, plan, NOW, terms).record for item, plan, terms in asked]
+        assert len({unpack(record).features for record in alone}) == len(others) - 1  # class and tenant are no features
+        for _ in range(2):
+            one_by_one = [met.decide_one(item, plan, NOW, terms, dry=True) for item, plan, terms in asked]
+            assert [decision.record for decision in one_by_one] == alone
+        requests, plans, terms = zip(*asked, strict=True)
+        together = met.decide(requests, plans, NOW, terms, dry=True)
+        assert [decision.record for decision in together] == alone
 
 
 class TestBounds:
@@ -257,7 +285,7 @@ class TestBounds:
             by_name = {item.route: item for item in seen.candidates}
             gained += by_name[seen.chosen].utility
             floor += 0.99 * seen.candidates[0].utility
-            explored += decision.propensity < 0.5
+            explored += by_name[seen.chosen].propensity < 0.5
             assert seen.surplus >= 0
         assert gained >= floor
         assert 0 < explored / len(world.decisions) <= 0.02
@@ -306,7 +334,7 @@ class TestBounds:
     def test_without_surplus_nothing_is_explored(self):
         learner = Learner(node="n")
         decision = learner.decide([request(0)], [candidates(a=3, b=3)], NOW)[0]
-        assert decision.propensity == 1.0
+        assert decision.candidates[0].propensity == 1.0
         assert not unpack(decision.record).explored
 
 
