@@ -6,8 +6,10 @@ One region of three hosts, 200 messages a second in requests of ten from clients
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -38,6 +40,8 @@ SETTLE = 30.0
 CUT_AT = {"image-mongod", "image-controlplane", "fra-config", "fra-a", "router", "node", "ledger"}
 ERRORS, REQUESTS = 0.001, 3
 """Share of attempts that clients may have to repeat; or so many requests, where a test is short."""
+PATIENCE = 3_600
+"""Seconds that one of these tests may take, where others have a quarter of an hour."""
 FINAL = {"delivered", "undelivered", "expired", "failed", "cancelled", "unknown"}
 
 _EVENTS = """
@@ -61,6 +65,11 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
         await world.up("fra")
         yield world
         print("\n[lab] record:", json.dumps(world.record, indent=1))
+
+
+@pytest.fixture(autouse=True)
+def _patience() -> None:
+    faulthandler.dump_traceback_later(PATIENCE, exit=True, file=sys.__stderr__)
 
 
 @pytest.fixture
