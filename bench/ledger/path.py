@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pymongo import MongoClient
 
 from bench.gateways import BATCH, accepted
-from bench.ledger.bed import once, percentiles
+from bench.ledger.bed import once
 from bench.systems import Heliograph
 from bench.tools import BenchError, Load, Sink, cpu_seconds, until
 from controlplane.store.ledger import LOGS, Log
@@ -110,4 +111,4 @@ def _left(database: Any) -> int:
 def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """With against without, by pairs of runs that followed each other."""
     ratios = [on["per_s"] / off["per_s"] for off, on in zip(runs["off"], runs["on"], strict=True)]
-    return {"ratio": percentiles(ratios)["p50"], "ratios": ratios}
+    return {"ratio": median(ratios), "ratios": ratios}

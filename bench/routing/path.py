@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from bench.ledger.bed import medians, percentiles
+from bench.ledger.bed import medians
 from bench.ledger.path import WAYS, measure
 
 __all__ = ["MODES", "run"]
@@ -29,9 +30,9 @@ def run(work: Path, rounds: int, seconds: float) -> dict[str, Any]:
         "medians": {
             way: {mode: medians(found) for mode, found in modes.items()}
             | {
-                f"{mode} ratio": percentiles(
-                    [one["per_s"] / base["per_s"] for base, one in zip(modes["static"], modes[mode], strict=True)]
-                )["p50"]
+                f"{mode} ratio": median(
+                    one["per_s"] / base["per_s"] for base, one in zip(modes["static"], modes[mode], strict=True)
+                )
                 for mode in MODES[1:]
             }
             for way, modes in runs.items()
