@@ -158,9 +158,10 @@ class Choice:
         self.tail = tail
         """The record behind its header."""
         self.lead = tail[:_LEAD]
-        self.text = b2a_base64(tail[_LEAD:], newline=False).translate(_URL_SAFE).rstrip(b"=").decode()
+        self.text = ""
+        """The rest of it as text, once somebody has asked for it …"""
         self.reason = ""
-        """In words, once somebody has asked for it."""
+        """… and why, in words."""
 
 
 class Decision:
@@ -191,6 +192,8 @@ class Decision:
     def encoded(self) -> str:
         """The record as text (base64url without padding), as events keep it."""
         choice = self.choice
+        if not choice.text:
+            choice.text = b2a_base64(choice.tail[_LEAD:], newline=False).translate(_URL_SAFE).rstrip(b"=").decode()
         return b2a_base64(self.header + choice.lead, newline=False).translate(_URL_SAFE).decode() + choice.text
 
     @property

@@ -118,18 +118,11 @@ class Learner:
             self.tick(now_ms)
         self._make_room(len(requests))
         plans = [plan if isinstance(plan, tuple) else tuple(plan) for plan in candidates]
-        keys = list(map(_key, requests, plans, each))
-        known = self._scores.known
-        new = {
-            key: of for key, of in zip(keys, zip(requests, plans, each, strict=True), strict=True) if key not in known
-        }
-        if new:
-            asked = [self._asked(*of, now_ms) for of in new.values()]
-            known.update(zip(new, self._scores.rows(asked, now_ms), strict=True))
+        asked = [self._asked(*of, now_ms) for of in zip(requests, plans, each, strict=True)]
         flags = SHADOW if shadow else 0
         return [
-            self._choose(request, known[key], now_ms, flags, dry=dry)
-            for request, key in zip(requests, keys, strict=True)
+            self._choose(request, row, now_ms, flags, dry=dry)
+            for request, row in zip(requests, self._scores.rows(asked, now_ms), strict=True)
         ]
 
     def decide_one(
