@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from bench.ledger.bed import medians
-from bench.ledger.path import WAYS, measure
+from bench.ledger.path import WAYS, compare, measure
 
 __all__ = ["MODES", "run"]
 
@@ -29,12 +28,7 @@ def run(work: Path, rounds: int, seconds: float) -> dict[str, Any]:
     return {
         "medians": {
             way: {mode: medians(found) for mode, found in modes.items()}
-            | {
-                f"{mode} ratio": median(
-                    one["per_s"] / base["per_s"] for base, one in zip(modes["static"], modes[mode], strict=True)
-                )
-                for mode in MODES[1:]
-            }
+            | {f"{mode} ratio": compare({"off": modes["static"], "on": modes[mode]})["ratio"] for mode in MODES[1:]}
             for way, modes in runs.items()
         },
         "runs": runs,

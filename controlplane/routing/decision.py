@@ -13,8 +13,7 @@ What stands before the bar is what score and choice go by, and quantised before 
 from __future__ import annotations
 
 import struct
-from base64 import urlsafe_b64decode
-from binascii import b2a_base64
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,7 +44,6 @@ HEADER = struct.Struct("<BBBBIIQQ9f")
 """64 bytes."""
 _LEAD = -HEADER.size % 3
 """Bytes behind the header that complete its last three: what is behind them is the same text in each message's record."""
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 CANDIDATE = np.dtype(
     [
         ("p", "<u2"),
@@ -150,14 +148,13 @@ class Candidate:
 class Choice:
     """One candidate chosen by one row of scores: what all such decisions have in common."""
 
-    __slots__ = ("candidates", "lead", "reason", "tail", "text")
+    __slots__ = ("candidates", "reason", "tail", "text")
 
     def __init__(self, candidates: tuple[Candidate, ...], tail: bytes) -> None:
         self.candidates = candidates
         """The chosen one, then in which order to fall back."""
         self.tail = tail
         """The record behind its header."""
-        self.lead = tail[:_LEAD]
         self.text = ""
         """The rest of it as text, once somebody has asked for it …"""
         self.reason = ""
@@ -193,8 +190,8 @@ class Decision:
         """The record as text (base64url without padding), as events keep it."""
         choice = self.choice
         if not choice.text:
-            choice.text = b2a_base64(choice.tail[_LEAD:], newline=False).translate(_URL_SAFE).rstrip(b"=").decode()
-        return b2a_base64(self.header + choice.lead, newline=False).translate(_URL_SAFE).decode() + choice.text
+            choice.text = urlsafe_b64encode(choice.tail[_LEAD:]).rstrip(b"=").decode()
+        return urlsafe_b64encode(self.header + choice.tail[:_LEAD]).decode() + choice.text
 
     @property
     def candidates(self) -> tuple[Scored, ...]:

@@ -170,7 +170,7 @@ class Learner:
             chosen = pick(row.propensity, chosen, seed)
         header = HEADER.pack(
             VERSION,
-            row.size,
+            len(row.line.names),
             row.flags | flags,
             chosen,
             self._version,

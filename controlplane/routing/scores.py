@@ -75,13 +75,10 @@ class Row:
         "plain",
         "propensity",
         "rules",
-        "size",
         "utility",
     )
 
     line: Line
-    size: int
-    """Candidates."""
     digest: int
     flags: int
     rules: tuple[float, ...]
@@ -108,7 +105,7 @@ class Row:
         choice = self.choices.get((chosen, explored))
         if choice is None:
             line, order = self.line, (chosen, *[i for i in self.order if i != chosen])
-            ranked = (*map(line.candidates.__getitem__, order), *line.candidates[self.size :])
+            ranked = (*map(line.candidates.__getitem__, order), *line.candidates[len(order) :])
             tail = (self.explored if explored else self.plain) + line.blob + self.outlook[chosen]
             choice = self.choices[chosen, explored] = Choice(ranked, tail)
         return choice
@@ -126,7 +123,7 @@ class Scores:
         self._rules: dict[tuple[Terms, str], tuple[float, ...]] = {}
         self._rows: dict[Asked, Row] = {}
         self.known: dict[Hashable, Row] = {}
-        """Rows by what else says which one it is, for those who ask; emptied by `expire`, as all rows are."""
+        """The same rows by keys of whoever asks, who fills it; emptied with them."""
         self._checked = np.zeros((0, 3), dtype=bool)
         """By the number of the route: whether feedback has found it honest, rather honest than not, faking."""
         self.connectors: dict[str, str] = {}
@@ -224,7 +221,7 @@ class Scores:
         outlook: NDArray[np.uint16],
     ) -> Row:
         row = Row()
-        row.line, row.size, row.digest, row.rules = item.line, count, item.content.digest, rules[:-1]
+        row.line, row.digest, row.rules = item.line, item.content.digest, rules[:-1]
         row.flags = _CLASS_FLAGS.get(item.content.cls, 0) | (NEAR_EQUALS if rules[-1] else 0)
         row.best, row.floor, row.need = best, floor, need
         row.propensity, row.utility, row.order = propensity[:count], utility[:count], tuple(order[:count])
