@@ -156,10 +156,13 @@ class _Source:
 
 
 def _fill(uri: str, began: int, stored: int, level: int, of: int) -> None:
-    share = (level - stored) // _WRITERS // WIDTH * WIDTH
-    borders = [stored, *(stored + share * number for number in range(1, _WRITERS)), level]
+    start = stored // WIDTH * WIDTH  # the bundle that was not full is written anew
+    share = (level - start) // _WRITERS // WIDTH * WIDTH
+    borders = [start, *(start + share * number for number in range(1, _WRITERS)), level]
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write, args=(uri, began, of, first, last)) for first, last in pairwise(borders)]
+    writers = [
+        context.Process(target=_write, args=(uri, began, of, stored, first, last)) for first, last in pairwise(borders)
+    ]
     with MongoClient[dict[str, Any]](uri) as client:
         client["heliograph"].drop_collection(BUNDLES)
     for writer in writers:
@@ -174,7 +177,7 @@ def _fill(uri: str, began: int, stored: int, level: int, of: int) -> None:
         client.admin.command("fsync")
 
 
-def _write(uri: str, began: int, of: int, first: int, last: int) -> None:
+def _write(uri: str, began: int, of: int, stored: int, first: int, last: int) -> None:
     source = _Source(began, of)
     with MongoClient[dict[str, Any]](uri) as client:
         quick = WriteConcern(w=1, j=False)
@@ -185,7 +188,8 @@ def _write(uri: str, began: int, of: int, first: int, last: int) -> None:
             leaves = [accepted.leaf for accepted, _ in messages]
             for accepted, _ in messages:
                 accepted.leaf = b""  # in the log is enough
-            events.insert_many([to_document(event) for pair in messages for event in pair], ordered=False)
+            new = messages[max(stored - start, 0) :]
+            events.insert_many([to_document(event) for pair in new for event in pair], ordered=False)
             bundles.insert_many(
                 [
                     {"_id": f"{_ORIGIN}|{(start + at) // WIDTH}", "data": encode_bundle(leaves[at : at + WIDTH])}
@@ -211,7 +215,7 @@ async def _level(
     database = connect(settings)
     try:
         await ensure_indexes(database)
-        indexing = await _index(mongod, database, settings)
+        indexing = await _index(mongod, database, settings, stored)
         before()
         queries = await _queries(database, settings, stored, began, of)
         after()
@@ -220,7 +224,7 @@ async def _level(
         await database.client.close()
 
 
-async def _index(mongod: Mongod, database: Database, settings: Settings) -> dict[str, float]:
+async def _index(mongod: Mongod, database: Database, settings: Settings, stored: int) -> dict[str, float]:
     assert mongod.process is not None
     store = LedgerStore(database)
     reader = EventReader(database, settings.datacenter)
@@ -242,6 +246,8 @@ async def _index(mongod: Mongod, database: Database, settings: Settings) -> dict
     while entries := await indexer.turn():
         count += entries
     seconds = time.perf_counter() - started
+    if count != stored - held:
+        raise BenchError(f"search: {stored - held:,} messages were to be indexed, and {count:,} were")
     await search.drop_replaced()
     await database.client.admin.command("fsync")
     size = 0
