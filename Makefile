@@ -5,6 +5,8 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # The distribution's Python: built with profile-guided optimisation, as the peers' packages are built for speed.
 BENCH := bench/.work/venv
 RUN := $(UV) run --frozen --no-sync
+# A file's tests stay together, in the order of collection.
+PYTEST := $(RUN) pytest -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,10 +35,10 @@ check: setup-dev ## Format, lint, types, import layers, unit tests
 	$(RUN) mypy
 	$(RUN) lint-imports
 	@cd playbooks && PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-lint --offline --strict -q
-	$(RUN) pytest tests/unit -q
+	$(PYTEST) tests/unit -q
 
 test: setup-dev ## Everything that this machine can run, with coverage
-	$(RUN) pytest tests --cov --cov-report=term --durations=30 --durations-min=5
+	$(PYTEST) tests --cov --cov-report=term --durations=30 --durations-min=5
 
 BASE ?= docker.io/library/python:3.13-slim-trixie
 images: setup-infra ## Build the control plane's image on a Debian with Python (BASE=name@sha256:…)

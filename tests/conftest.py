@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -18,6 +17,7 @@ from controlplane.carrier import Carrier
 from controlplane.embedded.mongod import Mongod
 from controlplane.settings import Settings
 from controlplane.store.client import Database, connect
+from tests.simulators.network import free_port
 from tests.simulators.node import RunningNode, running_carrier, running_node
 
 exhaustive = pytest.mark.skipif(not os.environ.get("HG_ALL"), reason="takes long; HG_ALL=1 runs it")
@@ -26,11 +26,6 @@ MANY_DATABASES = ("--setParameter", "minSnapshotHistoryWindowInSeconds=30", "--s
 """For a mongod that sees a database come and go with each test: it keeps the files of a dropped one open until nobody can want to read its past, five
 minutes by default, and this suite once ran it out of file descriptors that way."""
 SECRET = "a-secret-key-for-tests-of-at-least-32-characters"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def drop_databases(folder: Path) -> None:

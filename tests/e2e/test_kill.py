@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from collections import Counter, defaultdict
@@ -22,6 +21,7 @@ from controlplane.carrier.journal import digest, read_journal
 from controlplane.embedded.mongod import Mongod
 from controlplane.embedded.seed import Credentials, credentials, seed
 from controlplane.settings import Settings, child_environment
+from tests.simulators.network import free_port
 
 ROUNDS = int(os.environ.get("HG_KILL_ROUNDS", "20"))
 FAST_ROUNDS = max(3, ROUNDS // 3)
@@ -29,11 +29,6 @@ RATE = 600
 FAST_RATE, FAST_BATCH = 2_000, 20
 FINAL = {"delivered", "undelivered", "failed", "expired", "cancelled"}
 SEED = int(os.environ.get("HG_KILL_SEED", "20261124"))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @dataclass

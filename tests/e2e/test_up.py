@@ -13,19 +13,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-
-def free_ports(count: int) -> list[int]:
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in servers]
-    for server in servers:
-        server.close()
-    return ports
+from tests.simulators.network import free_port
 
 
 class Up:
     def __init__(self, data: Path) -> None:
         self.data = data
-        self.api, mongo, ledger, first, second = free_ports(5)
+        self.api, mongo, ledger, first, second = (free_port() for _ in range(5))
         self.command = [
             *(sys.executable, "-m", "controlplane", "up", "--data", str(data), "--port", str(self.api)),
             *("--mongo-port", str(mongo), "--ledger-port", str(ledger), "--carrier-ports", str(first), str(second)),

@@ -10,8 +10,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase
 from hypothesis import settings as tried
 
-from tests.conftest import free_port
 from tests.integration.test_api_schemathesis import CHECKS, hypothesis_given
+from tests.simulators.network import free_port
 from tests.simulators.node import running_node
 
 

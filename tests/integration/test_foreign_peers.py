@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import smpp34
 
 from controlplane.domain.text import decode_gsm7, parse_udh
+from tests.simulators.network import free_port
 
 SIMULATORS = Path(__file__).parent.parent / "simulators"
 
@@ -20,11 +20,6 @@ SIMULATORS = Path(__file__).parent.parent / "simulators"
 @dataclass
 class Peer:
     port: int
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 class TestSmpp34:

@@ -34,7 +34,7 @@ from controlplane.store.client import Database, connect
 from controlplane.store.events import from_document
 from controlplane.store.ledger import LedgerStore, Log
 from tests.simulators.ledgers import DOMAIN, peer_of, seed_of
-from tests.simulators.network import Line, free_ports, line
+from tests.simulators.network import Line, free_port, line
 
 FINAL = {"delivered", "undelivered", "failed", "expired", "cancelled"}
 _CARRIER = '[behaviour]\nsuffix_rules = false\nresponse_ms = "0-5"\nreceipt_ms = "20-200"\noutcomes = {DELIVRD = 0.95, UNDELIV = 0.05}\n'
@@ -47,7 +47,7 @@ class Datacenter:
         self.name = name
         self.data = data
         data.mkdir(parents=True)
-        self.api, self.mongo, self.smpp, self.ledger = free_ports(4)
+        self.api, self.mongo, self.smpp, self.ledger = (free_port() for _ in range(4))
         self.mongod = Mongod(data, self.mongo)
         self.made: Credentials = credentials(data / "credentials.json")
         self.base = f"http://127.0.0.1:{self.api}"

@@ -1,21 +1,32 @@
-"""The line between two datacenters: a TCP proxy that is slow, can be cut, and counts."""
+"""Ports for tests; and the line between two datacenters: a TCP proxy that is slow, can be cut, and counts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import random
 import socket
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+_SHARE = 4_000
+_FIRST = 10_000 + _SHARE * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 5)
+_ports = deque(range(_FIRST, _FIRST + _SHARE))
+_ports.rotate(random.randrange(_SHARE))
 
-def free_ports(count: int) -> list[int]:
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in servers]
-    for server in servers:
-        server.close()
-    return ports
+
+def free_port() -> int:
+    """A port of 127.0.0.1 for a program that is to be started, another one each time.
+
+    From below what the kernel gives to whoever asks for any (32,768 on), and from this worker's own share: so nobody else takes it meanwhile.
+    """
+    for _ in range(_SHARE):
+        _ports.rotate()
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", _ports[0])):
+            return _ports[0]
+    raise OSError(f"all ports from {_FIRST} to {_FIRST + _SHARE} are taken")
 
 
 class Line:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from controlplane.embedded.mongod import Mongod
-from tests.conftest import SECRET, free_port
+from tests.conftest import SECRET
+from tests.simulators.network import free_port
 
 DOCUMENT = {
     "admin_key": "hg_live_a_key_that_nobody_else_has_0123456789ab"[:46],

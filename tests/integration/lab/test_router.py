@@ -41,7 +41,8 @@ from controlplane.store.leases import Checkpoint, Terms
 from controlplane.store.schema import ensure_indexes
 from controlplane.store.seal import Seal
 from controlplane.store.slots import Slots
-from tests.conftest import SECRET, drop_databases, free_port
+from tests.conftest import SECRET, drop_databases
+from tests.simulators.network import free_port
 
 ROUTER = Path(__file__).parents[2] / "lab" / "router.py"
 NODE = "CN=node,OU=heliograph-client,O=heliograph-fra"

@@ -36,8 +36,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from controlplane.ledger.merkle import EMPTY
 from controlplane.ledger.note import Signer
-from tests.conftest import free_port
 from tests.lab.tools import ToolsError, find_go
+from tests.simulators.network import free_port
 
 __all__ = ["LiteWitness", "Outside", "fsck", "litewitness", "open_note", "prepare", "require_outside", "run_program"]
 

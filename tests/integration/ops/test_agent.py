@@ -30,8 +30,9 @@ from controlplane.ops.operation import Operation, State, begin
 from controlplane.ops.reporting import Desk, HeldElsewhereError, Telling, operate
 from controlplane.ops.runner import Done, Event, play
 from controlplane.store.operations import SILENT_MS
-from tests.conftest import exhaustive, free_port
+from tests.conftest import exhaustive
 from tests.integration.ops.test_playbooks import Region
+from tests.simulators.network import free_port
 from tests.simulators.node import RunningNode
 
 CLOCK = SystemClock()

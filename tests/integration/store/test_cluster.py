@@ -29,7 +29,8 @@ from pymongo.errors import PyMongoError
 
 from controlplane.cli import main
 from controlplane.embedded.mongod import binary
-from tests.conftest import drop_databases, free_port
+from tests.conftest import drop_databases
+from tests.simulators.network import free_port
 
 # pymongo leaves the socket of a connection that is given up while TLS is being spoken to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -21,8 +21,9 @@ from controlplane.store.client import connect
 from controlplane.store.node_states import NodeStates
 from controlplane.store.statistics import Statistics
 from controlplane.store.topology import Topology
-from tests.conftest import SECRET, free_port
+from tests.conftest import SECRET
 from tests.integration.lab.test_router import NODE, ShardedCluster, cluster
+from tests.simulators.network import free_port
 
 __all__ = ["cluster"]  # a fixture
 
