@@ -630,9 +630,9 @@ class TestBackup:
 
         source, target = connect(first), connect(second)
         try:
-            await source.events.insert_many(
-                [{"_id": f"p{n}", "mid": f"p{n}", "kind": "x", "pad": "x" * 900} for n in range(20_000)]
-            )
+            padding = [{"_id": f"p{n}", "mid": f"p{n}", "kind": "x", "pad": "x" * 900} for n in range(20_000)]
+            for at in range(0, len(padding), 1_000):  # the double would take its time over all of them
+                await source.events.insert_many(padding[at : at + 1_000])
             async with asyncio.TaskGroup() as group:
                 group.create_task(write(source))
                 while written < 20:
